@@ -1,0 +1,1 @@
+"""Coronary arteries in CT angiography."""
