@@ -1,0 +1,97 @@
+"""Train the coronary network.
+
+coronary train --preset smoke                                   # a laptop: minutes, on phantoms it makes itself
+coronary train --preset lite --data ImageCAS --device cuda      # one GPU
+coronary train --resume runs/coronary/lite                      # go on where it stopped
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss, DiceLoss
+from torch import Tensor, nn
+
+from coronary.config import Config
+from coronary.data import CachedCase, Patches, batches_from, cache_case, find_cases, split_cases
+from coronary.model import build
+from coronary.phantom import PhantomConfig, write_dataset
+from shared.io.atomic import whole
+from shared.metrics.overlap import dice
+from shared.sliding_window import plan_windows, slide
+from shared.training import Fit, fit
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Config, run: Path, data: Path | None = None, on_step: Callable[[int, float], None] | None = None
+) -> Path:
+    """Train from ``data`` (ImageCAS's layout; None makes phantoms) and return the run folder.
+
+    The folder holds ``config.json``, ``metrics.jsonl``, ``last.ckpt``, ``best.ckpt`` and the cache of preprocessed
+    cases. Called again with the same folder it goes on from ``last.ckpt``.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with whole(run / "config.json") as aside:
+        aside.write_text(config.model_dump_json(indent=2))
+    if data is None:
+        data = run / "phantoms"
+        write_dataset(data, count=config.phantoms, seed=config.seed, config=PhantomConfig())
+    training, validation = split_cases(find_cases(data), config.validation_fraction, config.seed)
+    cache = run / "cache"
+    cached = {case.name: cache_case(case, config.preprocessing, cache) for case in [*training, *validation]}
+    patches = Patches([cached[case.name] for case in training], config)
+    held_out = [cached[case.name] for case in validation[:4]]
+    log.info("%d cases to train on, %d held out", len(training), len(validation))
+
+    settings = Fit(**{name: getattr(config, name) for name in _SHARED}, on_step=on_step or (lambda step, loss: None))
+    fit(
+        model=build(config),
+        loss_of=_loss(config),
+        batches_from=lambda step: batches_from(patches, step),
+        validate=lambda model: mean_dice(model, held_out, config),
+        run=run,
+        settings=settings,
+    )
+    return run
+
+
+_SHARED = (
+    "steps", "validate_every", "learning_rate", "optimiser", "schedule", "ema", "seed", "device", "precision"
+)  # fmt: skip
+
+
+def _loss(config: Config) -> Callable[[nn.Module, Any], Tensor]:
+    """Dice over the lumen channel, with or without cross entropy, on soft targets of two channels."""
+    kind = DiceCELoss if config.loss == "dice_ce" else DiceLoss
+    criterion = kind(softmax=True, include_background=False, batch=config.loss == "dice_ce")
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        loss: Tensor = criterion(model(batch["image"]).float(), batch["label"])
+        return loss
+
+    return loss_of
+
+
+def mean_dice(model: nn.Module, cases: list[CachedCase], config: Config) -> float:
+    """Mean Dice of whole cached cases, through the same sliding window that prediction uses."""
+    device = next(model.parameters()).device
+
+    def network(window: np.ndarray) -> np.ndarray:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled="bf16" in config.precision):
+            return model(torch.from_numpy(window).to(device)).float().cpu().numpy()
+
+    scores = []
+    for case in cases:
+        image = np.asarray(case.image, np.float32)
+        shape: Any = image.shape
+        plan = plan_windows(shape, config.inference.window, config.inference.overlap)
+        difference, _ = slide(image, network, plan, blending=config.inference.blending, pad_value=float(image.min()))
+        scores.append(dice(difference > 0, case.occupancy >= 128))
+    return float(np.mean(scores))

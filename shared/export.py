@@ -1,0 +1,157 @@
+"""From a torch network to the one artefact: an ONNX file with everything needed to use it, behind two gates.
+
+The parity gate compares torch with the engines that will run the file, on inputs of the real range. The INT8 gate
+compares the quantised file's score with the float32 file's. A file that fails its gate is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from shared.errors import SkiagramError
+from shared.io.atomic import whole
+from shared.runtime import METADATA_KEY, EngineName, Session
+
+log = logging.getLogger(__name__)
+Sample = Float32[np.ndarray, "n c ..."]
+
+
+class GateError(SkiagramError):
+    """The exported file does not compute what it should; nothing was written. Exit status 1."""
+
+    exit_status = 1
+
+
+def export_onnx(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    out: Path,
+    metadata: dict[str, Any],
+    *,
+    tolerance: float = 1e-3,
+    engines: Sequence[EngineName] = ("onnxruntime", "openvino"),
+) -> dict[str, float]:
+    """Write ``model`` as ONNX with free spatial sizes, if every engine agrees with torch on ``samples``.
+
+    Args:
+        model: a network in eval mode, on the CPU.
+        samples: at least two inputs of the real range, of different sizes where sizes may differ.
+        out: the ONNX file.
+        metadata: stored as JSON in ``metadata_props``; the measured parity is added to it.
+        tolerance: largest allowed difference over the largest output magnitude.
+        engines: those that must agree.
+
+    Returns:
+        The largest relative difference for each engine.
+
+    Raises:
+        GateError: an engine differs by more than the tolerance.
+    """
+    first = torch.from_numpy(samples[0])
+    spatial = {axis: torch.export.Dim.DYNAMIC for axis in range(2, first.ndim)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        program = torch.onnx.export(
+            model, (first,), dynamo=True, verbose=False, dynamic_shapes=(spatial,),
+            input_names=["image"], output_names=["logits"],
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    _strip(proto)
+    with whole(out) as aside:
+        _save(proto, aside, metadata)
+        parity = {engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines}
+        worst = max(parity.values())
+        if not worst <= tolerance:
+            raise GateError(
+                f"{out}: engines differ from torch by {parity}, {tolerance} is allowed; nothing was written"
+            )
+        _save(proto, aside, metadata | {"parity": {"relative_difference": parity, "inputs": len(samples)}})
+    return parity
+
+
+def quantise(
+    source: Path,
+    out: Path,
+    calibration: Iterable[Sample],
+    score: Callable[[Path], float],
+    *,
+    allowed_loss: float = 0.01,
+    ignored: Sequence[str] = (),
+) -> dict[str, float]:
+    """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
+
+    Args:
+        source: the float32 file that ``export_onnx`` wrote.
+        out: the INT8 file.
+        calibration: inputs of the real range; some tens are enough.
+        score: score of a model file, higher is better, such as mean Dice on held-out cases.
+        allowed_loss: by how much the score may fall.
+        ignored: patterns of node names to leave in float32.
+
+    Returns:
+        The two scores.
+
+    Raises:
+        GateError: the score falls by more; nothing is written.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    proto = onnx.load(source)
+    metadata = json.loads({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
+    name = proto.graph.input[0].name
+    data = nncf.Dataset([{name: sample} for sample in calibration])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = nncf.quantize(
+            proto, data, preset=nncf.QuantizationPreset.MIXED, fast_bias_correction=True,
+            ignored_scope=nncf.IgnoredScope(patterns=list(ignored), validate=False) if ignored else None,
+        )  # fmt: skip
+    with whole(out) as aside:
+        _save(quantised, aside, metadata | {"precision": "int8"})
+        scores = {"fp32": score(source), "int8": score(aside)}
+        if not scores["int8"] >= scores["fp32"] - allowed_loss:
+            raise GateError(
+                f"{out}: INT8 scores {scores['int8']:.4f}, float32 {scores['fp32']:.4f}; nothing was written"
+            )
+        _save(quantised, aside, metadata | {"precision": "int8", "int8_gate": scores})
+    return scores
+
+
+def _save(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    onnx.save(proto, path)
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on each node: they hold source paths of the machine that exported."""
+    for item in [*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    del proto.graph.metadata_props[:]
+
+
+def _difference(model: nn.Module, session: Session, samples: Sequence[Sample]) -> float:
+    """Largest absolute difference between torch and a session, over the largest magnitude of torch's output."""
+    worst = 0.0
+    for sample in samples:
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(sample)).numpy()
+        got = session(sample)
+        worst = max(worst, float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-6)))
+    return worst if np.isfinite(worst) else float("inf")
