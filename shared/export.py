@@ -59,7 +59,7 @@ def export_onnx(
         GateError: an engine differs by more than the tolerance.
     """
     first = torch.from_numpy(samples[0])
-    spatial = {axis: torch.export.Dim.DYNAMIC for axis in range(2, first.ndim)}
+    spatial = dict.fromkeys(range(2, first.ndim), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
         program = torch.onnx.export(
@@ -71,7 +71,7 @@ def export_onnx(
     _strip(proto)
     with whole(out) as aside:
         _save(proto, aside, metadata)
-        parity = {engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines}
+        parity: dict[str, float] = {engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines}
         worst = max(parity.values())
         if not worst <= tolerance:
             raise GateError(
