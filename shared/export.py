@@ -71,7 +71,9 @@ def export_onnx(
     _strip(proto)
     with whole(out) as aside:
         _save(proto, aside, metadata)
-        parity: dict[str, float] = {engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines}
+        parity: dict[str, float] = {
+            engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines
+        }
         worst = max(parity.values())
         if not worst <= tolerance:
             raise GateError(
