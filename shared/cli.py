@@ -1,0 +1,132 @@
+"""What the command lines share: words for people or one JSON object, progress bars, and the exit status.
+
+A command's ``main`` is ``sys.exit(run_command(lambda: tyro_cli(...)))``: its verbs return an ``Answer``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import SkiagramError
+from shared.report import exit_status_of, plain, reason_of
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+BAR_AFTER_S = 1.0  # whatever is over sooner needs no bar
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a verb ended: the JSON object that ``--json`` prints, and the exit status."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    exit_status: int = 0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a verb speaks. tyro turns the fields into the flags that every verb has."""
+
+    quiet: bool = False
+    """Say nothing on stdout."""
+
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    debug: bool = False
+    """Show tracebacks and everything that is logged, on stderr."""
+
+    def say(self, *words: RenderableType) -> None:
+        """Print text or rich tables for people; nothing with ``--quiet`` or ``--json``. Text is never markup."""
+        if self._speaks:
+            self._console().print(*words)
+
+    @contextmanager
+    def progress(self, what: str, total: float | None = None) -> Iterator[Callable[[float, str | None], None]]:
+        """Show a bar with the time left, on a terminal and only once a second has passed.
+
+        Gives ``update(done, what)``: how much of ``total`` is done by now, and what is being done if that changed.
+        """
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        console = self._console()
+        bar = Progress(*columns, console=console, transient=True, disable=not (self._speaks and console.is_terminal))
+        task = bar.add_task(what, total=total)
+        due = time.monotonic() + BAR_AFTER_S
+
+        def update(done: float, now: str | None = None) -> None:
+            bar.update(task, completed=done, description=now)
+            if not bar.live.is_started and time.monotonic() >= due:
+                bar.start()
+
+        try:
+            yield update
+        finally:
+            if bar.live.is_started:  # stop() of a bar that never showed prints an empty line
+                bar.stop()
+
+    @property
+    def _speaks(self) -> bool:
+        return not (self.quiet or self.json)
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        # soft_wrap: a path broken over two lines cannot be copied.
+        return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def run_command(main: Callable[[], Answer | None], argv: Sequence[str] | None = None) -> int:
+    """Run ``main``, print its answer if ``--json`` stands in ``argv``, and return the exit status.
+
+    Failures end in one line ``error: ...`` on stderr: 1 for inputs and for what nobody foresaw, 2 for usage and
+    environment, 130 for Ctrl-C. With ``--json`` stdout gets exactly one object in every case (an ``error`` where
+    there is no answer); what libraries print goes to stderr.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    as_json, debug = "--json" in argv, "--debug" in argv
+    set_up_logging(debug)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        answer = _answer_of(main, debug)
+    if as_json and answer is not None:
+        print(json.dumps(plain(answer.result), ensure_ascii=False, allow_nan=False))
+    return answer.exit_status if answer else 0
+
+
+def set_up_logging(debug: bool = False) -> None:
+    """Send warnings, or everything with ``debug``, to stderr."""
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s", force=True)
+
+
+def _answer_of(main: Callable[[], Answer | None], debug: bool) -> Answer | None:
+    """Call ``main`` and turn whatever it ends in into an answer; None if it only printed help."""
+    try:
+        return main() or Answer()
+    except SystemExit as stop:  # tyro: 0 after --help, 2 after telling on stderr what it did not understand
+        status = exit_status_of(stop)
+        return Answer({"error": "usage: see stderr", "exit_status": status}, status) if status else None
+    except (KeyboardInterrupt, Exception) as error:
+        if debug:
+            traceback.print_exc()
+        foreseen = isinstance(error, SkiagramError | KeyboardInterrupt)
+        reason = reason_of(error)
+        hint = "" if foreseen or debug else "; run again with --debug for the traceback"
+        print(f"error: {reason}{hint}", file=sys.stderr)
+        status = exit_status_of(error)
+        return Answer({"error": reason, "exit_status": status}, status)
