@@ -1,0 +1,105 @@
+"""Where contrast can be: the opacified blood pool, the region around it, and the finding that there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from shared.geometry import Box, bounding_box, resample_to_grid, resample_to_spacing
+from shared.postprocess import label_components
+from shared.types import Affine, Grid, MaskArray, Volume
+
+SPACING_MM = 2.0
+# Unenhanced blood is 30-50 HU; enhanced coronaries are read from some 200 HU up (SCCT guideline, Abbara et al. 2016:
+# at least 250 HU wanted). Between them: bright enough for poor contrast, too bright for spongy bone in most adults.
+BLOOD_HU = (160.0, 900.0)
+# A ball of this radius fits into a ventricle, an atrium and the aorta, and into no rib or coronary.
+CORE_RADIUS_MM = 7.0
+MIN_BLOOD_ML = 25.0
+# Epicardial arteries run on the heart's surface: a wall of up to 15 mm, fat, and the right heart where it is dark.
+REACH_MM = 35.0
+# Blood is even, spongy bone is not: standard deviation within a core, after 2 mm smoothing.
+MAX_BLOOD_SD_HU = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastRegion:
+    """The part of a scan where contrast-filled coronaries can lie.
+
+    ``near`` is true within reach of the blood pool, on the coarse ``affine`` grid; ``box`` holds it, in voxels of the
+    scan. ``finding`` says why there is none: then both are empty.
+    """
+
+    near: MaskArray
+    affine: Affine
+    box: Box
+    blood_ml: float
+    blood_hu: float
+    finding: str | None = None
+
+
+def contrast_region(volume: Volume) -> ContrastRegion:
+    """Find the opacified blood pool of a CT in HU and everything within 35 mm of it."""
+    coarse, affine = resample_to_spacing(volume.array, volume.affine, SPACING_MM)
+    smooth = ndimage.uniform_filter(coarse, 3, mode="nearest")
+    grid = Grid(coarse.shape, affine)
+    core, blood_hu = _blood_core(smooth, grid)
+    blood_ml = core.sum() * grid.voxel_mm3 / 1000
+    wanted_ml = min(MIN_BLOOD_ML, 0.03 * coarse.size * grid.voxel_mm3 / 1000)
+    if blood_ml < max(wanted_ml, 1.0):
+        nothing: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+        finding = (
+            "no contrast-filled artery found: only "
+            f"{blood_ml:.0f} ml of even density between {BLOOD_HU[0]:.0f} and {BLOOD_HU[1]:.0f} HU "
+            f"({MIN_BLOOD_ML:.0f} ml are needed to be blood with contrast); "
+            f"soft tissue and blood lie at {_soft_tissue_hu(smooth):.0f} HU, so this looks like a scan without contrast"
+        )
+        return ContrastRegion(np.zeros_like(core), affine, nothing, blood_ml, blood_hu, finding)
+    near = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) <= REACH_MM
+    on_input = np.linalg.inv(affine) @ volume.affine
+    box = _box_on(volume, bounding_box(near, 0, grid.spacing_mm), on_input)
+    return ContrastRegion(near, affine, box, blood_ml, blood_hu)
+
+
+def near_on(region: ContrastRegion, grid: Grid) -> MaskArray:
+    """Bring the region onto another grid with the same directions, nearest neighbour."""
+    near: MaskArray = resample_to_grid(region.near.astype(np.uint8), region.affine, grid, order=0) > 0
+    return near
+
+
+def _blood_core(smooth: np.ndarray, grid: Grid) -> tuple[MaskArray, float]:
+    """Opened, even, blood-bright regions: what a ball of 7 mm fits into, grown back, piece by piece."""
+    bright = (smooth > BLOOD_HU[0]) & (smooth < BLOOD_HU[1])
+    depth = ndimage.distance_transform_edt(np.pad(bright, 1), sampling=grid.spacing_mm)[1:-1, 1:-1, 1:-1]
+    seeds = depth >= CORE_RADIUS_MM
+    core = np.zeros(bright.shape, bool)
+    labels, sizes = label_components(seeds, 6)
+    values = []
+    for number in range(1, min(len(sizes), 20) + 1):
+        piece = labels == number
+        inside = smooth[piece]
+        if inside.std() <= MAX_BLOOD_SD_HU:
+            core |= piece
+            values.append(float(np.median(inside)))
+    if core.any():
+        away = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm)
+        core = bright & (away <= CORE_RADIUS_MM)
+    return core, values[0] if values else float("nan")
+
+
+def _soft_tissue_hu(smooth: np.ndarray) -> float:
+    soft = smooth[(smooth > -20) & (smooth < 160)]
+    return float(np.median(soft)) if soft.size else float("nan")
+
+
+def _box_on(volume: Volume, coarse_box: Box, coarse_from_input: Affine) -> Box:
+    """Carry a box of the coarse grid onto the scan's voxels."""
+    sides = []
+    for axis, (part, length) in enumerate(zip(coarse_box, volume.array.shape, strict=True)):
+        scale, shift = coarse_from_input[axis, axis], coarse_from_input[axis, 3]
+        low = int(np.floor((part.start - 1 - shift) / scale))
+        high = int(np.ceil((part.stop - shift) / scale)) + 1
+        sides.append(slice(max(low, 0), min(high, length)))
+    return sides[0], sides[1], sides[2]
