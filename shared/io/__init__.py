@@ -1,0 +1,1 @@
+"""Files in and out: volumes, DICOM series, masks, meshes, tables."""

@@ -1,0 +1,148 @@
+"""Scans in: NIfTI, NRRD, MHA, a DICOM series as a folder or a zip, an array, a SimpleITK image.
+
+Whatever it was, out comes a `Volume`: float32, RAS+, x fastest in memory, with the stored grid beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from shared.errors import InputError
+from shared.io import dicom
+from shared.io.checks import Canvas, check_grid, format_shape, lps_to_ras
+from shared.io.nifti import read_nifti
+from shared.types import Affine, Format, Source, Volume
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_FORMATS: dict[str, Format] = {".nrrd": "nrrd", ".mha": "mha", ".mhd": "mha"}
+SUFFIXES = (*NIFTI_SUFFIXES, *ITK_FORMATS, ".zip")
+TAKEN = "give .nii, .nii.gz, .nrrd, .mha, .mhd, a DICOM series folder or a .zip of one"
+
+
+def read_volume(path: Path | str, *, series: str | None = None) -> Volume:
+    """Read a scan as float32 ``x y z`` in RAS+; ``series`` picks one of a folder's DICOM series.
+
+    Raises:
+        InputError: it cannot be used; the message names the file, what is wrong and what to do.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise InputError(path, "does not exist", "check the path")
+        suffix = _suffix(path)
+        if path.is_dir() or suffix == ".zip":
+            return dicom.read_series(path, series)
+        if suffix in NIFTI_SUFFIXES:
+            return read_nifti(path)
+        if suffix in ITK_FORMATS:
+            return _read_itk(path)
+        if suffix == ".dcm" or dicom.is_dicom(path):
+            raise InputError(path, "is one DICOM file, a single slice", "give the folder that holds the whole series")
+        raise InputError(path, "is of a kind that is not read", TAKEN)
+    except MemoryError as error:
+        raise InputError(path, "does not fit in this machine's memory", "crop it or use a larger machine") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).splitlines()[0].lower()
+        raise InputError(path, f"cannot be read: {reason}", "check the file and its permissions") from error
+
+
+def from_array(array: Shaped[np.ndarray, "x y z"], affine: Affine, *, source: Source | None = None) -> Volume:
+    """Make a volume of an array with an affine from its indices to RAS mm; the array is copied.
+
+    Raises:
+        InputError: not 3D, not numbers, non-finite, or the affine is unusable.
+    """
+    path = source.path if source and source.path else "the array"
+    if array.dtype.kind not in "biuf":
+        raise InputError(path, f"its values are {array.dtype}, not numbers", "give one number per voxel")
+    grid = check_grid(path, array.shape, affine)
+    canvas = Canvas(path, grid)
+    canvas.fill(0, array)
+    return canvas.volume(source or Source(grid))
+
+
+def from_sitk(image: Any, *, path: Path | None = None) -> Volume:
+    """Make a volume of a 3D scalar SimpleITK image (LPS mm).
+
+    Raises:
+        InputError: not 3D, colour, non-finite, or a degenerate direction.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    where = path or Path("the image")
+    _check_itk(where, image)
+    array = sitk.GetArrayViewFromImage(image).transpose()
+    if array.ndim > 3:
+        array = array.reshape(array.shape[:3], order="F")
+    affine = _itk_affine(image)
+    grid = check_grid(where, array.shape, affine)
+    kind: Format = ITK_FORMATS[_suffix(path)] if path else "array"
+    return from_array(array, affine, source=Source(grid, kind, path))
+
+
+def is_volume(path: Path | str) -> bool:
+    """Say whether `read_volume` takes this: a known suffix, or a folder with a DICOM file directly in it."""
+    path = Path(path)
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(entry.is_file() and dicom.is_dicom(Path(entry)) for entry in os.scandir(path))
+    return path.is_file() and _suffix(path) in SUFFIXES
+
+
+def stem(path: Path | str) -> str:
+    """Give a scan's name without the suffix of its format: ``scan.nii.gz`` is ``scan``; a folder keeps its name."""
+    path = Path(path)
+    return path.name if path.is_dir() else path.name[: len(path.name) - len(_suffix(path))]
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), path.suffix.lower())
+
+
+def _read_itk(path: Path) -> Volume:
+    """Read NRRD or MetaImage with SimpleITK, whose many-line errors become one."""
+    import SimpleITK as sitk  # noqa: N813
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    try:
+        reader.ReadImageInformation()
+        _check_itk(path, reader)
+        image = reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
+        raise InputError(path, f"cannot be read: {reason}", "get it again or convert it to .nii.gz") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    return from_sitk(image, path=path)
+
+
+def _check_itk(path: Path, image: Any) -> None:
+    """Refuse colour and dimensions other than 3; ``image`` may be an image or a reader that knows the header."""
+    size = list(image.GetSize())
+    while len(size) > 3 and size[-1] == 1:
+        size.pop()
+    if len(size) != 3:
+        raise InputError(path, f"is {len(size)}D ({format_shape(tuple(size))}), not 3D", "give one 3D scan")
+    components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else 1
+    if components != 1:
+        raise InputError(path, f"has {components} values per voxel (colour?)", "give one number per voxel")
+
+
+def _itk_affine(image: Any) -> Affine:
+    """Give the affine to RAS mm of an ITK geometry, which is LPS."""
+    n = image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return lps_to_ras(affine)
