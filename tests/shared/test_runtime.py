@@ -1,0 +1,149 @@
+"""Engines and devices: what was asked for is what runs, or it is an error (law 8)."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from shared.errors import SetupError
+from shared.runtime import METADATA_KEY, Session, parse_device, read_metadata
+
+
+@pytest.fixture
+def model(tmp_path):
+    shape = [1, 1, "x", "y", "z"]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["image"], ["logits"])],
+        "relu",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(proto, {METADATA_KEY: json.dumps({"task": "test", "note": "µm"}), "other": "x"})
+    path = tmp_path / "relu.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "auto"])
+def test_both_engines_run_any_size(model, engine):
+    session = Session(model, "cpu", engine)
+    for shape in [(1, 1, 2, 3, 4), (1, 1, 5, 3, 2)]:
+        image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        np.testing.assert_array_equal(session(image), np.maximum(image, 0))
+    assert session.device == "cpu"
+    assert ("ONNX Runtime" in session.engine) == (engine == "onnxruntime")
+
+
+def test_metadata_is_read_without_an_engine(model):
+    assert read_metadata(model) == {"task": "test", "note": "µm"}
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "", "auto:0"])
+def test_unknown_devices_are_refused(device):
+    with pytest.raises(SetupError, match="use auto, cpu, cuda or cuda:N"):
+        parse_device(device)
+
+
+def test_cuda_that_is_not_there_is_an_error_and_quiet(model, capfd):
+    with pytest.raises(SetupError, match="CUDA was asked for") as caught:
+        Session(model, "cuda")
+    assert caught.value.exit_status == 2
+    assert capfd.readouterr().out == ""
+
+
+def test_openvino_on_cuda_is_refused(model):
+    with pytest.raises(SetupError, match="OpenVINO does not run on CUDA"):
+        Session(model, "cuda", "openvino")
+
+
+def _fake_onnxruntime(monkeypatch, got, fails=False):
+    """An ONNX Runtime that lists CUDA; its session gets the providers ``got``."""
+    made = []
+
+    class InferenceSession:
+        def __init__(self, path, options, providers):
+            if fails:
+                raise RuntimeError("CUDA error 35: driver too old")
+            made.append(providers)
+
+        def get_providers(self):
+            return got
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name="image")]
+
+        def run(self, names, feeds):
+            return [feeds["image"] + 1]
+
+    fake = types.SimpleNamespace(
+        __version__="9.9", SessionOptions=types.SimpleNamespace, InferenceSession=InferenceSession,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        preload_dlls=lambda: print("cannot load"), set_default_logger_severity=lambda level: None,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    return made
+
+
+def test_cuda_is_what_the_session_got_not_what_is_listed(model, monkeypatch, capfd):
+    _fake_onnxruntime(monkeypatch, got=["CPUExecutionProvider"])
+    with pytest.raises(SetupError, match="cannot be used here"):
+        Session(model, "cuda:1")
+    assert capfd.readouterr().out == ""
+
+
+def test_cuda_index_reaches_the_provider(model, monkeypatch):
+    made = _fake_onnxruntime(monkeypatch, got=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    session = Session(model, "cuda:1")
+    assert session.device == "cuda:1"
+    assert made[0][0] == ("CUDAExecutionProvider", {"device_id": 1})
+
+
+def test_auto_falls_back_to_the_cpu_and_says_so(model, monkeypatch, caplog):
+    monkeypatch.setattr("shared.runtime.cuda_is_plausible", lambda: True)
+    _fake_onnxruntime(monkeypatch, got=[], fails=True)
+    session = Session(model, "auto")
+    assert session.device == "cpu"
+    assert "OpenVINO" in session.engine
+    assert "the CPU is used" in caplog.text
+
+
+def test_auto_takes_cuda_where_it_works(model, monkeypatch):
+    monkeypatch.setattr("shared.runtime.cuda_is_plausible", lambda: True)
+    _fake_onnxruntime(monkeypatch, got=["CUDAExecutionProvider"])
+    assert Session(model, "auto").device == "cuda:0"
+
+
+def _text(path):
+    path.write_text("not a model, just a text that is long enough to be parsed\n" * 5)
+
+
+def _truncated(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _foreign(path):
+    proto = onnx.load(path)
+    del proto.metadata_props[:]
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize("damage", [_text, _truncated, _empty, _foreign])
+def test_a_file_that_is_no_model_is_named(model, damage):
+    damage(model)
+    with pytest.raises(SetupError, match="relu.onnx: .*`export` wrote"):
+        Session(model, "cpu")
+
+
+def test_a_missing_model_is_named(tmp_path):
+    with pytest.raises(SetupError, match="none.onnx.*--model"):
+        Session(tmp_path / "none.onnx")
