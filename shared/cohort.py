@@ -36,7 +36,8 @@ class Input:
 class Item:
     """One unit of work: an input, the ``outputs`` that every success leaves, and ``optional`` ones that some do.
 
-    An item is done when all its ``outputs`` exist; as each is written whole or not at all, existing is enough.
+    An item is done when all its ``outputs`` exist; as each is written whole or not at all, existing is enough. The
+    work writes the ``optional`` ones before the last of ``outputs``, or a killed run would pass for done without them.
     """
 
     path: Path
