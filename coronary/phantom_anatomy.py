@@ -1,0 +1,246 @@
+"""The phantom's chest: analytic signed distances of heart, great vessels, lungs, bones and wall.
+
+Everything lives in heart coordinates: RAS millimetres about the middle of an average heart. ``Pose`` carries these to the
+scene (scaled, turned, moved and gently warped), so one seed gives one scene, whatever grid it is later sampled on.
+Distances are negative inside. They are exact for capsules and first-order for ellipsoids, which is enough: only the
+coronary arteries need sub-voxel truth, and they are drawn apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Sdf = Array
+
+# The long axis of the left ventricle, base to apex: left, forwards, down.
+LV_AXIS = np.array([-0.67, 0.61, -0.43]) / np.linalg.norm([-0.67, 0.61, -0.43])
+
+
+def ellipsoid(p: Array, centre: tuple[float, ...], semi_mm: tuple[float, ...], axes: NDArray | None = None) -> Sdf:
+    """First-order distance to an ellipsoid whose axes are the rows of ``axes`` (RAS when None)."""
+    q = p - np.asarray(centre, np.float32)
+    if axes is not None:
+        q = q @ np.asarray(axes, np.float32).T
+    semi = np.asarray(semi_mm, np.float32)
+    scaled = q / semi
+    k0 = np.sqrt(np.einsum("...i,...i", scaled, scaled))
+    scaled /= semi
+    k1 = np.sqrt(np.einsum("...i,...i", scaled, scaled))
+    return k0 * (k0 - 1) / np.maximum(k1, 1e-6)
+
+
+def capsule_path(p: Array, points: NDArray, radii_mm: NDArray) -> Sdf:
+    """Distance to a polyline swept by a ball whose radius varies linearly along each piece."""
+    best = np.full(p.shape[:-1], 1e3, np.float32)
+    for a, b, ra, rb in zip(points[:-1], points[1:], radii_mm[:-1], radii_mm[1:], strict=True):
+        ab = (np.asarray(b) - a).astype(np.float32)
+        q = p - np.asarray(a, np.float32)
+        t = np.clip(q @ ab / np.float32(ab @ ab), 0, 1)
+        q -= t[..., None] * ab
+        best = np.minimum(best, np.sqrt(np.einsum("...i,...i", q, q)) - (np.float32(ra) + t * np.float32(rb - ra)))
+    return best
+
+
+def smooth_union(a: Sdf, b: Sdf, k_mm: float) -> Sdf:
+    """Union with a fillet of about ``k_mm`` (polynomial smooth minimum)."""
+    h = np.maximum(k_mm - np.abs(a - b), 0) / k_mm
+    return np.minimum(a, b) - h * h * (k_mm / 4)
+
+
+def smooth_path(points: NDArray, step_mm: float = 3.0) -> NDArray:
+    """A Catmull-Rom curve through control points, sampled about every ``step_mm``."""
+    points = np.asarray(points, float)
+    padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
+    pieces = []
+    for p0, p1, p2, p3 in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
+        t = np.linspace(0, 1, max(2, int(np.linalg.norm((p2 - p1)[:3]) / step_mm) + 1), endpoint=False)[:, None]
+        pieces.append(
+            0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+        )
+    return np.vstack([*pieces, points[-1:]])
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the heart lies in the scene: scale, rotation, shift and a smooth warp of a few mm."""
+
+    scale: float
+    rotation: NDArray
+    shift_mm: NDArray
+    wave: NDArray  # (k, 3) wave vectors, rad per mm
+    phase: NDArray  # (k, 3)
+    amplitude_mm: NDArray  # (k, 3)
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Pose:
+        """Draw a pose: scale 0.92-1.1, turns to 8 degrees, shifts to 5 mm, waves 70-160 mm long of up to 1.5 mm."""
+        from scipy.spatial.transform import Rotation
+
+        count = 5
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        return cls(
+            scale=rng.uniform(0.92, 1.1),
+            rotation=Rotation.from_euler("xyz", rng.uniform(-8, 8, 3), degrees=True).as_matrix(),
+            shift_mm=rng.uniform(-5, 5, 3),
+            wave=direction * (2 * np.pi / rng.uniform(70, 160, (count, 1))),
+            phase=rng.uniform(0, 2 * np.pi, (count, 3)),
+            amplitude_mm=rng.uniform(-1.5, 1.5, (count, 3)),
+        )
+
+    def _warp(self, p: NDArray) -> NDArray:
+        moved = np.zeros_like(p)
+        for wave, phase, amplitude in zip(self.wave, self.phase, self.amplitude_mm, strict=True):
+            along = p @ wave.astype(p.dtype)
+            moved += np.sin(along[..., None] + phase.astype(p.dtype)) * amplitude.astype(p.dtype)
+        return moved
+
+    def to_heart(self, p: NDArray) -> NDArray:
+        """Scene mm to heart mm."""
+        q = (p - self.shift_mm.astype(p.dtype)) @ (self.rotation / self.scale).astype(p.dtype)
+        return q + self._warp(q)
+
+    def to_scene(self, q: NDArray) -> NDArray:
+        """Heart mm to scene mm: the inverse of ``to_heart`` by fixed-point iteration (the warp's slope is far below 1)."""
+        base = np.asarray(q, float)
+        p = base.copy()
+        for _ in range(12):
+            p = base - self._warp(p)
+        return self.scale * p @ self.rotation.T + self.shift_mm
+
+
+class Anatomy:
+    """One person's chest, drawn from ``rng``; all methods take points (..., 3) in heart mm."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._size = {name: rng.uniform(0.92, 1.1) for name in ("la", "lv", "ra", "rv", "aorta", "pa", "wall", "fat")}
+        self._lung = rng.uniform(-6, 6, 4)
+        self.root_mm = np.array([13.0, 6.0, 15.0])  # centre of the aortic sinuses
+        ao = self._size["aorta"]
+        self._aorta = smooth_path(
+            [
+                [4, 2, -2, 10], [11, 5, 6, 12], [13, 6, 15, 16.5 * ao], [16, 7, 26, 14.5 * ao], [21, 8, 42, 15.5 * ao],
+                [20, 2, 62, 15 * ao], [5, -24, 80, 13.5 * ao], [-14, -48, 72, 12.5 * ao], [-20, -62, 45, 12 * ao],
+                [-20, -64, 0, 11.5 * ao], [-16, -62, -60, 11 * ao], [-8, -58, -170, 10.5 * ao],
+            ], 6.0,
+        )  # fmt: skip
+        pa = self._size["pa"]
+        self._trunk = smooth_path([[-1, 29, 2, 12], [-8, 27, 20, 13.5 * pa], [-12, 13, 36, 13.5 * pa],
+                                   [-12, -10, 47, 12 * pa], [-30, -34, 50, 10 * pa], [-52, -48, 40, 7]], 6.0)  # fmt: skip
+        self._right_pa = smooth_path(
+            [[-10, -10, 46, 11 * pa], [18, -22, 46, 10 * pa], [50, -32, 42, 8], [66, -38, 36, 6]], 6.0
+        )
+        self._cavae = [smooth_path([[42, 2, 10, 9], [41, -3, 40, 9], [36, -2, 100, 8]], 8.0),
+                       smooth_path([[36, -12, -22, 11], [32, -22, -45, 11], [24, -30, -90, 11]], 8.0)]  # fmt: skip
+        self._pulmonary_veins = [
+            smooth_path([[14, -32, 8, 9], *ends], 5.0)
+            for ends in (
+                [[44, -38, 16, 7], [70, -44, 24, 5]],
+                [[42, -42, -2, 7], [68, -56, -12, 5]],
+                [[-10, -38, 18, 7], [-42, -46, 28, 5]],
+                [[-10, -42, 2, 6.5], [-44, -60, -8, 5]],
+            )
+        ]
+        side = np.cross(LV_AXIS, [0.0, 0.0, 1.0])
+        side /= np.linalg.norm(side)
+        self._lv_frame = np.stack([LV_AXIS, side, np.cross(LV_AXIS, side)])
+
+    def heart(self, p: Array) -> dict[str, Sdf]:
+        """Blood pools and outer walls of the chambers and great vessels, by name."""
+        s = self._size
+        wall = 9.5 * s["wall"]
+        lv_centre = (-21.0, 1.0, -8.0)
+        lv_out = ellipsoid(p, (-24, 3.5, -10), (44 * s["lv"], 31 * s["lv"], 31 * s["lv"]), self._lv_frame)
+        lv = ellipsoid(p, lv_centre, (38 * s["lv"], 31 * s["lv"] - wall, 31 * s["lv"] - wall), self._lv_frame)
+        aorta = capsule_path(p, self._aorta[:, :3], self._aorta[:, 3])
+        la = ellipsoid(p, (17, -31, 8), (29 * s["la"], 20 * s["la"], 24 * s["la"]))
+        appendage = ellipsoid(p, (-21, -13, 19), (9, 14, 8))
+        la = smooth_union(la, appendage, 6)
+        for vein in self._pulmonary_veins:
+            la = smooth_union(la, capsule_path(p, vein[:, :3], vein[:, 3]), 5)
+        ra = ellipsoid(p, (43, 4, -6), (21 * s["ra"], 25 * s["ra"], 31 * s["ra"]))
+        for cava in self._cavae:
+            ra = smooth_union(ra, capsule_path(p, cava[:, :3], cava[:, 3]), 6)
+        rv = ellipsoid(p, (3, 22, -19), (29 * s["rv"], 21 * s["rv"], 26 * s["rv"]))
+        rv = smooth_union(rv, capsule_path(p, np.array([[3, 24, -14], [-1, 29, 4]]), np.array([15.0, 12.0])), 10)
+        rv = np.maximum(rv, -(lv_out - 1.0))  # the septum is the left ventricle's wall
+        pa = capsule_path(p, self._trunk[:, :3], self._trunk[:, 3])
+        pa = smooth_union(pa, capsule_path(p, self._right_pa[:, :3], self._right_pa[:, 3]), 5)
+        gap = -np.minimum(aorta, np.minimum(lv_out, pa)) + 2.0
+        la, ra = np.maximum(la, gap), np.maximum(ra, np.maximum(gap, 2.0 - la))
+        rv = np.maximum(rv, np.maximum(2.5 - aorta, 2.0 - ra))
+        # Mitral inflow and the outflow tract open into the ventricle; the valves themselves are too thin to matter.
+        lv = np.minimum(lv, capsule_path(p, np.array([[8, -16, 2], [-12, -5, -4]]), np.array([14.0, 15.0])))
+        return {"lv": lv, "lv_out": lv_out, "la": la, "ra": ra, "rv": rv, "aorta": aorta, "pa": pa}
+
+    def epicardium(self, heart: dict[str, Sdf]) -> Sdf:
+        """Outer surface of the muscle: smooth union of chambers, with valleys at the grooves."""
+        surface = smooth_union(heart["lv_out"], heart["rv"] - 3.0, 7)
+        atria = smooth_union(heart["la"] - 2.0, heart["ra"] - 2.0, 7)
+        return smooth_union(surface, atria, 7)
+
+    def obstacles(self, p: Array) -> Sdf:
+        """Distance to anything that a coronary artery runs around: epicardium, aorta and pulmonary trunk."""
+        heart = self.heart(p)
+        return np.minimum(self.epicardium(heart), np.minimum(heart["aorta"] - 1.2, heart["pa"] - 1.0))
+
+    def aorta(self, p: Array) -> Sdf:
+        """Distance to the aortic lumen."""
+        return capsule_path(p, self._aorta[:, :3], self._aorta[:, 3])
+
+    def structures(self, p: Array, texture: Callable[[float, int], Array]) -> dict[str, Sdf]:
+        """Every structure in painting order (later paints over earlier); ``texture(pitch_mm, k)`` is noise of unit size."""
+        x, y, z = p[..., 0], p[..., 1], p[..., 2]
+        heart = self.heart(p)
+        epicardium = self.epicardium(heart)
+        rough = texture(9.0, 0)
+        sac = smooth_union(smooth_union(epicardium, np.minimum(heart["aorta"], heart["pa"]) - 1, 30), epicardium, 25)
+        sac = sac - (3.5 * self._size["fat"] + 1.2 * texture(24.0, 1))
+        cage = ellipsoid(p, (3, -22, -10), (132, 92, 1e4)) + 1.5 * texture(24.0, 2)
+        body = ellipsoid(p, (3, -26, -10), (172, 122, 1e4)) + 3 * texture(24.0, 3)
+        dome = -28 - 0.004 * ((x - 55) ** 2 + (y + 5) ** 2)
+        diaphragm = np.where(x > -5, z - dome, z + 40 + 0.006 * ((x + 60) ** 2 + (y + 5) ** 2)) * 0.8
+        middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 40) / 3.0) - 9)
+        middle = smooth_union(middle, np.hypot((x - 4) / 1.6, y + 15) - 24 - 0.2 * (20 - z), 12)
+        lung = np.maximum(np.maximum(cage + 3, -sac), np.maximum(-middle, 6 - diaphragm))
+        blood_left = np.minimum(np.minimum(heart["lv"] + 1.6 * rough, heart["la"]), heart["aorta"])
+        walls = np.minimum(epicardium, np.minimum(heart["aorta"] - 1.2, heart["pa"] - 1.0))
+        bones = self._bones(p, cage)
+        return {
+            "fat": body,
+            "muscle": np.maximum(np.abs(cage - 8) - 8 + 2.0 * rough, body + 6),
+            "mediastinum": cage,
+            "abdomen": np.maximum(diaphragm, cage),
+            "lung": lung,
+            "pericardium": np.abs(sac) - 0.7,
+            "oesophagus": np.hypot(x - 2, (y + 50) * 1.4) - 7,
+            "muscle_of_heart": walls,
+            "right_atrium": heart["ra"],
+            "right_ventricle": heart["rv"] + 1.0 * rough,
+            "pulmonary_artery": heart["pa"],
+            "left_heart": blood_left,
+            "bone": bones,
+            "marrow": bones + 1.6,
+            "canal": np.hypot(x - 4, y + 106) - 8,
+        }
+
+    def _bones(self, p: Array, cage: Sdf) -> Sdf:
+        x, y, z = p[..., 0], p[..., 1], p[..., 2]
+        # Ribs slope down towards the front and come every 28 mm; their front ends are cartilage, left out here.
+        slope = z + 0.45 * (y + 22)
+        ribs = np.hypot((cage - 5) / 3.2, ((slope + 14) % 28 - 14) / 6.0) * 3.2 - 3.2
+        ribs = np.maximum(ribs, np.maximum(y - 42, 22 - np.abs(x - 4)))
+        sternum = np.maximum(np.maximum(np.abs(x - 3) - 15, np.abs(y - 76) - 5.5), np.abs(z - 40) - 80) - 1
+        disc = (z + 4) % 26 - 13
+        body = np.maximum(np.hypot((x - 4) / 18, (y + 82) / 15) * 15 - 15, np.abs(disc) - 10.5)
+        arch = np.maximum(np.abs(np.hypot(x - 4, y + 106) - 11) - 3, np.abs(disc + 4) - 8)
+        spine = np.minimum(
+            body,
+            np.minimum(arch, np.maximum(np.abs(x - 4) - 3.5, np.maximum(np.abs(y + 128) - 14, np.abs(disc + 8) - 7))),
+        )
+        return np.minimum(np.minimum(ribs, sternum), spine)
