@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from isal import igzip
@@ -30,6 +30,7 @@ MAX_DEFLATE_RATIO = 1100  # deflate cannot do better than 1032 to 1
 QFORM_TOLERANCE_MM = 0.25
 HEADER_SIZES: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 NO_NUMBERS = "give the scan's own file with one number per voxel"
+INFLATE_ERRORS: tuple[type[Exception], ...] = (igzip.BadGzipFile, zlib.error, cast(type[Exception], IsalError))
 COPY_AGAIN = "copy or download it again"
 
 
@@ -106,7 +107,7 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield raw
         except EOFError as error:
             raise InputError(path, "is truncated: its gzip stream ends too early", COPY_AGAIN) from error
-        except (igzip.BadGzipFile, zlib.error, IsalError) as error:
+        except INFLATE_ERRORS as error:
             raise InputError(path, f"is damaged: {error}", COPY_AGAIN) from error
 
 

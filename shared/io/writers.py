@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,26 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Float, Integer, UInt8
 
-from shared.errors import SetupError
+from shared.errors import InputError, SetupError
 from shared.geometry import from_ras
 from shared.io.atomic import whole
 from shared.io.checks import lps_to_ras
+from shared.io.dicom import read_headers
 from shared.io.nifti import nifti_bytes
-from shared.types import Grid, Segmentation
+from shared.report import product_version
+from shared.types import Grid, Segmentation, Source
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
+# SNOMED CT concepts by the names that labels bear, as keywords of pydicom's dictionary (CID 3015).
+CONCEPTS = {
+    "LCA": "LeftCoronaryArtery",
+    "RCA": "RightCoronaryArtery",
+    "coronary artery": "CoronaryArtery",
+    "unassigned artery": "CoronaryArtery",
+}
+NO_SEG = "leave DICOM SEG off and use the .nii.gz mask"
+SEG_SERIES_NUMBER = 9001  # beyond what a scanner counts to
 FASTEST = 1  # igzip's levels run to 3; masks are nearly all zero, so more effort gains little
 
 
@@ -62,6 +74,101 @@ def _write_itk(stored: UInt8[np.ndarray, "i j k"], grid: Grid, path: Path) -> No
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def write_dicom_seg(
+    segmentation: Segmentation,
+    path: Path | str,
+    *,
+    description: str = "Skiagram segmentation",
+    algorithm: str = "Skiagram",
+    concepts: Mapping[int, str] | None = None,
+) -> None:
+    """Write the labels as a DICOM Segmentation (binary) that refers to the slices they were found on.
+
+    Every named label but 0 is a segment of the same number; empty frames are left out. The file repeats patient and
+    study from the slices, as DICOM demands; nothing of them is logged.
+
+    Args:
+        segmentation: labels whose source is a DICOM series.
+        path: where to write, usually .dcm.
+        description: SeriesDescription, at most 64 characters.
+        algorithm: the algorithm's name in the algorithm identification; its version is Skiagram's.
+        concepts: for each label, the keyword of a SNOMED CT concept in pydicom's dictionary; `CONCEPTS` by name else.
+
+    Raises:
+        InputError: the source is no DICOM series, or its slices lack what a segmentation must repeat.
+        SetupError: the file cannot be written.
+    """
+    path, source = Path(path), segmentation.source
+    if not source.dicom_files:
+        raise InputError(source.path or "the array", "is no DICOM series", "leave DICOM SEG off, or give the series")
+    names = {label: name for label, name in sorted(segmentation.names.items()) if label}
+    keywords = {label: (concepts or {}).get(label, CONCEPTS.get(name, "Tissue")) for label, name in names.items()}
+    frames = from_ras(segmentation.labels, source.grid).transpose(2, 1, 0)  # slice row column
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about values the scanner wrote
+        slices = _referable(source)
+        try:
+            segments = [_segment(label, name, keywords[label], algorithm) for label, name in names.items()]
+            result = _dicom_seg(slices, np.ascontiguousarray(frames), segments, description, algorithm)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(source.path or "", f"a DICOM SEG cannot refer to it: {reason}", NO_SEG) from error
+        with whole(path) as aside:
+            result.save_as(aside)
+
+
+def _referable(source: Source) -> list[Any]:
+    """Read the slices' headers and check that a segmentation can refer to them."""
+    slices = read_headers(source)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if not all(header.get(keyword) for header in slices):
+            raise InputError(source.path or "", f"its slices have no {keyword}, which a DICOM SEG refers to", NO_SEG)
+    for header in slices:  # some anonymisers give each slice a frame of its own, though they are one stack
+        header.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
+    return slices
+
+
+def _dicom_seg(
+    slices: list[Any], frames: UInt8[np.ndarray, "slice row column"], segments: list[Any], description: str, model: str
+) -> Any:
+    import highdicom as hd
+
+    return hd.seg.Segmentation(
+        source_images=slices,
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=SEG_SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="Skiagram",
+        manufacturer_model_name=model,
+        software_versions=product_version(),
+        device_serial_number="0",
+        content_description=description,
+        series_description=description,
+        omit_empty_frames=bool(frames.any()),
+    )
+
+
+def _segment(label: int, name: str, keyword: str, algorithm: str) -> Any:
+    """Describe one segment by coded concepts: category from CID 7150, type from SNOMED CT."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.seg.SegmentDescription(
+        segment_number=label,
+        segment_label=name,
+        segmented_property_category=codes.SCT.Tissue if keyword == "Tissue" else codes.SCT.AnatomicalStructure,
+        segmented_property_type=getattr(codes.SCT, keyword),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=algorithm, version=product_version(), family=codes.DCM.ArtificialIntelligence
+        ),
+    )
 
 
 def write_json(data: Any, path: Path | str) -> None:
