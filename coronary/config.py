@@ -84,7 +84,7 @@ class Config(FrozenConfig):
 # Width, spacing and loss of the shipped model: what two CPU cores can train and a laptop can run.
 _LITE: dict[str, Any] = {
     "features": (16, 32, 48, 64, 96, 16),
-    "preprocessing": {"spacing_mm": (0.7, 0.7, 0.7), "normalisation": {"kind": "hu_window"}},
+    "preprocessing": Preprocessing(spacing_mm=(0.7, 0.7, 0.7), normalisation=HuWindow()),
     "loss": "dice_ce",
     "optimiser": "adamw",
     "learning_rate": 2e-3,
@@ -99,7 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": _LITE
     | {
         "features": (8, 16, 16, 32, 32, 8),
-        "preprocessing": {"spacing_mm": (1.0, 1.0, 1.0), "normalisation": {"kind": "hu_window"}},
+        "preprocessing": Preprocessing(spacing_mm=(1.0, 1.0, 1.0), normalisation=HuWindow()),
         "phantoms": 4,
         "patch": (48, 48, 48),
         "batch": 2,
