@@ -1,0 +1,110 @@
+"""Narrowings along a vessel, as a percentage of the diameter it would have there were it healthy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from coronary.centreline import STEP_MM, Points, Values
+
+# Below 1.5 mm the Society of Cardiovascular Computed Tomography does not grade a segment (Leipsic et al. 2014, SCCT
+# guidelines for interpretation and reporting); below 3 voxels the grid does not resolve its wall.
+MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS = 1.5, 3.0
+HEALTHY_MM = 2.0  # of vessel on either side, or the dip is an end or a taper
+BANDWIDTH_MM = 10.0  # of the reference's kernel: longer than most plaques, shorter than most segments
+STARTING_QUANTILE, STARTING_MM = 0.75, 30.0
+BELOW, ABOVE = 0.3, 0.6  # a point this far (relative) under or over the reference has no say in it
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """A stretch of a branch that is thinner than the vessel about it.
+
+    ``percent`` is the diameter stenosis, 100 (1 - diameter / reference). ``uncertainty_percent`` is what one voxel
+    is worth at that reference diameter: a mask cannot say it more exactly.
+    """
+
+    position_mm: float  # of the thinnest point, along the branch from its start
+    point_mm: tuple[float, float, float]  # the same in RAS
+    length_mm: float  # where at least half of the narrowing is reached
+    diameter_mm: float
+    reference_diameter_mm: float
+    percent: float
+    uncertainty_percent: float
+
+
+def reference_diameter(diameter_mm: Values) -> Values:
+    """Diameter that a healthy vessel would have along its whole course.
+
+    A local linear fit, so that tapering is followed, which points far below it (plaque) or far above (a fork, an
+    aneurysm) do not pull: the robust kernel regression of Shahzad et al. 2013, "Automatic segmentation, detection and
+    quantification of coronary artery stenoses on CTA", with Cleveland's bisquare weights.
+
+    Args:
+        diameter_mm: ``STEP_MM`` apart.
+    """
+    n = len(diameter_mm)
+    if n < 3:
+        return diameter_mm.copy()
+    width = min(2 * n - 1, int(STARTING_MM / STEP_MM) | 1)
+    fit: Values = ndimage.percentile_filter(diameter_mm, 100 * STARTING_QUANTILE, size=width, mode="nearest")
+    offset_mm = (np.arange(n)[None, :] - np.arange(n)[:, None]) * STEP_MM
+    kernel = np.exp(-0.5 * (offset_mm / BANDWIDTH_MM) ** 2)
+    for _ in range(5):
+        relative = (diameter_mm - fit) / fit
+        weight = np.clip(1 - (relative / np.where(relative < 0, BELOW, ABOVE)) ** 2, 0.01, 1) ** 2
+        w = kernel * weight
+        s0, s1, s2 = w.sum(1), (w * offset_mm).sum(1), (w * offset_mm**2).sum(1)
+        t0, t1 = w @ diameter_mm, (w * offset_mm) @ diameter_mm
+        fit = np.maximum((s2 * t0 - s1 * t1) / np.maximum(s0 * s2 - s1**2, 1e-12), 0.1)
+    return fit
+
+
+def find_narrowings(
+    points_mm: Points, diameter_mm: Values, first: int, voxel_mm: float, min_percent: float, min_length_mm: float
+) -> tuple[Narrowing, ...]:
+    """Find where a branch is at least ``min_percent`` thinner than its reference diameter, over ``min_length_mm``.
+
+    ``first`` is the first point outside the parent. Points are ``STEP_MM`` apart, ``voxel_mm`` is the coarsest spacing.
+
+    Nothing is reported that the grid does not resolve (a loss of less than one voxel, a reference of less than three)
+    nor without ``HEALTHY_MM`` of vessel both before and behind: an ostium's or a tip's own taper is no narrowing.
+    """
+    if len(diameter_mm) - first < 3:
+        return ()
+    calm = ndimage.gaussian_filter1d(diameter_mm, 0.5 / STEP_MM, mode="nearest")  # the grid's own ripple
+    reference = reference_diameter(calm)
+    percent = 100 * (1 - calm / reference)
+    margin = round(HEALTHY_MM / STEP_MM)
+    found = []
+    for start, stop in _runs(percent >= min_percent / 2):
+        worst = start + int(np.argmax(percent[start:stop]))
+        above = _runs(percent[start:stop] >= percent[worst] / 2)
+        length_mm = next(b - a for a, b in above if a <= worst - start < b) * STEP_MM
+        resolved = (
+            reference[worst] >= max(MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS * voxel_mm)
+            and reference[worst] - calm[worst] >= voxel_mm
+        )
+        between_healthy = start >= first + margin and stop <= len(calm) - margin
+        if percent[worst] >= min_percent and length_mm >= min_length_mm and resolved and between_healthy:
+            x, y, z = (float(v) for v in points_mm[worst])
+            found.append(
+                Narrowing(
+                    position_mm=worst * STEP_MM,
+                    point_mm=(x, y, z),
+                    length_mm=float(length_mm),
+                    diameter_mm=float(calm[worst]),
+                    reference_diameter_mm=float(reference[worst]),
+                    percent=float(percent[worst]),
+                    uncertainty_percent=float(100 * voxel_mm / reference[worst]),
+                )
+            )
+    return tuple(found)
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and stop of each stretch of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, flags.astype(np.int8), 0]))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
