@@ -1,0 +1,113 @@
+"""From scan files to result files: what ``coronary predict`` does to each of its inputs.
+
+Beside the mask, which keeps the scan's name, every scan ``NAME`` leaves ``NAME.tree.json``, ``NAME.tree.csv``,
+``NAME.stl`` (LPS mm, as 3D Slicer reads it), ``NAME.png``, and on request ``NAME.seg.dcm``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coronary.predict import Predictor, Progress
+from coronary.tree import Tree, measure
+from shared.cohort import Input, Item, Outcome, collect_inputs
+from shared.io.atomic import whole
+from shared.io.volume import is_volume, read_volume
+from shared.io.writers import write_csv, write_dicom_seg, write_json, write_mask
+from shared.report import Stopwatch
+from shared.types import Segmentation, Volume
+
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+DISCLAIMER = "Research software, not a medical device."
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to write, and which series of a DICOM folder to read."""
+
+    series: str | None = None
+    dicom_seg: bool = False
+
+
+def plan(inputs: Sequence[Path], out: Path, options: Options) -> list[Item]:
+    """Find the scans and name their results: the same names out.
+
+    Raises:
+        SetupError: nothing to do, or two inputs would be written to one name.
+    """
+    return [_item(found, out, options) for found in collect_inputs(inputs, is_volume, out=out)]
+
+
+def _item(found: Input, out: Path, options: Options) -> Item:
+    name = found.path.name.lower()
+    suffix = next((s for s in MASK_SUFFIXES if found.path.is_file() and name.endswith(s)), ".nii.gz")
+    base = out / found.name
+    outputs = [base.with_name(base.name + end) for end in (suffix, ".tree.json", ".tree.csv", ".png")]
+    if options.dicom_seg:
+        outputs.append(base.with_name(base.name + ".seg.dcm"))
+    return Item(found.path, tuple(outputs), optional=(base.with_name(base.name + ".stl"),))
+
+
+def predict_case(item: Item, predictor: Predictor, options: Options, progress: Progress | None = None) -> Outcome:
+    """Read one scan, segment it, and write everything asked for.
+
+    Raises:
+        InputError: the scan cannot be used, or DICOM SEG was asked for and it is no DICOM series.
+    """
+    watch = Stopwatch()
+    with watch.stage("read"):
+        volume = read_volume(item.path, series=options.series)
+    segmentation = predictor(volume, stage=watch.stage, progress=progress)
+    with watch.stage("tree"):
+        tree = measure(segmentation)
+    write_outputs(item, volume, segmentation, tree, options, watch)
+    return Outcome(
+        findings=(*volume.source.notes, *segmentation.findings, *tree.notes),
+        stages_s=dict(watch.seconds),
+        result={
+            "volume_mm3": tree.volume_mm3,
+            "length_mm": tree.length_mm,
+            "branches": len(tree.branches),
+            "narrowings": len(tree.narrowings),
+        },
+    )
+
+
+def write_outputs(
+    item: Item, volume: Volume, segmentation: Segmentation, tree: Tree, options: Options, watch: Stopwatch
+) -> None:
+    """Write mask, tree, mesh, preview and DICOM SEG, each whole or not at all."""
+    mask_path, json_path, csv_path, preview_path, *dicom_seg = item.outputs
+    mask_path.parent.mkdir(parents=True, exist_ok=True)
+    if options.dicom_seg:
+        with watch.stage("write DICOM SEG"):
+            write_dicom_seg(segmentation, dicom_seg[0], description="Coronary arteries")
+    with watch.stage("write tree"):
+        write_json(tree.to_dict() | {"findings": list(segmentation.findings)}, json_path)
+        write_csv(tree.to_rows(), csv_path)
+    if segmentation.labels.any():
+        with watch.stage("write mesh"):
+            _write_mesh(segmentation, item.optional[0])
+    with watch.stage("write preview"):
+        _write_preview(volume, segmentation, tree, preview_path)
+    with watch.stage("write mask"):
+        write_mask(segmentation, mask_path)
+
+
+def _write_mesh(segmentation: Segmentation, path: Path) -> None:
+    from shared.mesh import mesh_from_mask, write_stl
+
+    write_stl(mesh_from_mask(segmentation.labels > 0, segmentation.affine), path)
+
+
+def _write_preview(volume: Volume, segmentation: Segmentation, tree: Tree, path: Path) -> None:
+    from shared.draw import preview
+
+    lines = [(branch.points_mm, branch.side) for branch in tree.branches]
+    image = preview(volume, segmentation, lines=lines)
+    with whole(path) as aside:
+        image.save(aside)
