@@ -63,44 +63,47 @@ def reference_diameter(diameter_mm: Values) -> Values:
 
 
 def find_narrowings(
-    points_mm: Points, diameter_mm: Values, first: int, voxel_mm: float, min_percent: float, min_length_mm: float
+    points_mm: Points, diameter_mm: Values, voxel_mm: float, min_percent: float, min_length_mm: float
 ) -> tuple[Narrowing, ...]:
-    """Find where a branch is at least ``min_percent`` thinner than its reference diameter, over ``min_length_mm``.
-
-    ``first`` is the first point outside the parent. Points are ``STEP_MM`` apart, ``voxel_mm`` is the coarsest spacing.
+    """Find where a vessel is at least ``min_percent`` thinner than its reference diameter, over ``min_length_mm``.
 
     Nothing is reported that the grid does not resolve (a loss of less than one voxel, a reference of less than three)
     nor without ``HEALTHY_MM`` of vessel both before and behind: an ostium's or a tip's own taper is no narrowing.
+
+    Args:
+        points_mm: RAS, ``STEP_MM`` apart; positions are counted from the first.
+        diameter_mm: at these points.
+        voxel_mm: the coarsest spacing of the mask.
+        min_percent: diameter stenosis from which on one is reported.
+        min_length_mm: over which at least half of it is reached.
     """
-    if len(diameter_mm) - first < 3:
+    if len(diameter_mm) < 3:
         return ()
     calm = ndimage.gaussian_filter1d(diameter_mm, 0.5 / STEP_MM, mode="nearest")  # the grid's own ripple
     reference = reference_diameter(calm)
     percent = 100 * (1 - calm / reference)
     margin = round(HEALTHY_MM / STEP_MM)
+    resolved = (reference >= max(MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS * voxel_mm)) & (reference - calm >= voxel_mm)
     found = []
     for start, stop in _runs(percent >= min_percent / 2):
         worst = start + int(np.argmax(percent[start:stop]))
-        above = _runs(percent[start:stop] >= percent[worst] / 2)
-        length_mm = next(b - a for a, b in above if a <= worst - start < b) * STEP_MM
-        resolved = (
-            reference[worst] >= max(MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS * voxel_mm)
-            and reference[worst] - calm[worst] >= voxel_mm
-        )
-        between_healthy = start >= first + margin and stop <= len(calm) - margin
-        if percent[worst] >= min_percent and length_mm >= min_length_mm and resolved and between_healthy:
-            x, y, z = (float(v) for v in points_mm[worst])
-            found.append(
-                Narrowing(
-                    position_mm=worst * STEP_MM,
-                    point_mm=(x, y, z),
-                    length_mm=float(length_mm),
-                    diameter_mm=float(calm[worst]),
-                    reference_diameter_mm=float(reference[worst]),
-                    percent=float(percent[worst]),
-                    uncertainty_percent=float(100 * voxel_mm / reference[worst]),
-                )
+        halves = _runs(percent >= percent[worst] / 2)
+        length_mm = next(b - a for a, b in halves if a <= worst < b) * STEP_MM
+        between_healthy = start >= margin and stop <= len(calm) - margin
+        if percent[worst] < min_percent or length_mm < min_length_mm or not resolved[worst] or not between_healthy:
+            continue
+        x, y, z = (float(v) for v in points_mm[worst])
+        found.append(
+            Narrowing(
+                position_mm=worst * STEP_MM,
+                point_mm=(x, y, z),
+                length_mm=float(length_mm),
+                diameter_mm=float(calm[worst]),
+                reference_diameter_mm=float(reference[worst]),
+                percent=float(percent[worst]),
+                uncertainty_percent=float(100 * voxel_mm / reference[worst]),
             )
+        )
     return tuple(found)
 
 

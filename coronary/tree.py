@@ -7,7 +7,7 @@ mask: where it takes in calcified plaque, the diameter is not the lumen's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -230,14 +230,15 @@ class _Grower:
             inside_mm = trunk.diameter_mm[int(np.argmin(away_mm))] / 2
             own = min(int(np.searchsorted(arc_length(points_mm), inside_mm)), len(points_mm) - 1)
             diameter_mm[:own] = diameter_mm[own]
-        narrowings = find_narrowings(
-            points_mm,
-            diameter_mm,
-            own,
+        found = find_narrowings(
+            points_mm[own:],
+            diameter_mm[own:],
             self.lumen.voxel_mm,
             self.options.min_narrowing_percent,
             self.options.min_narrowing_length_mm,
         )
+        before_mm = float(arc_length(points_mm)[own])
+        narrowings = tuple(replace(narrowing, position_mm=narrowing.position_mm + before_mm) for narrowing in found)
         self.branches.append(
             Branch(
                 id=self.first_id + len(self.branches),
