@@ -81,7 +81,9 @@ def resample_to_spacing(
     # Solved, not divided: where an extent falls on half a voxel the rounding is then MONAI's.
     step = np.diag(np.linalg.solve(target, affine))[:3]
     x, y, z = (int(n) for n in np.round((np.array(array.shape) - 1) * step + 1))
-    return resample_to_grid(array, affine, Grid((x, y, z), target)), target
+    at = [np.arange(n) / along for n, along in zip((x, y, z), step, strict=True)]
+    taps = [_Taps(coordinates, n, reach=np.inf) for coordinates, n in zip(at, array.shape, strict=True)]
+    return _interpolate(array, taps, np.dtype(np.float32)), target
 
 
 def resample_to_grid(array: Array3, affine: Affine, grid: Grid, *, order: Order = 1, box: Box | None = None) -> Array3:
@@ -102,20 +104,25 @@ def resample_to_grid(array: Array3, affine: Affine, grid: Grid, *, order: Order 
     at = [w * to_index[i, i] + to_index[i, 3] for i, w in enumerate(wanted)]
     if array.shape == tuple(grid.shape) and np.allclose(np.concatenate(at), np.concatenate(wanted), rtol=0, atol=1e-6):
         return array[box] if order == 0 else array[box].astype(np.float32, copy=False)
-    taps = [_Taps(a, n, order) for a, n in zip(at, array.shape, strict=True)]
+    taps = [_Taps(a, n, nearest=order == 0) for a, n in zip(at, array.shape, strict=True)]
     return _interpolate(array, taps, np.dtype(np.float32) if order else array.dtype)
 
 
 class _Taps:
-    """The two neighbours of each wanted coordinate along one axis, and their weights."""
+    """The two neighbours of each wanted coordinate along one axis, and their weights.
 
-    def __init__(self, at: Float64[np.ndarray, " n"], length: int, order: Order) -> None:
+    Border values hold for ``reach`` voxels beyond the axis; farther out the weights are 0.
+    """
+
+    def __init__(
+        self, at: Float64[np.ndarray, " n"], length: int, *, nearest: bool = False, reach: float = 1.0
+    ) -> None:
         inside = np.clip(at, 0, length - 1)
-        if order == 0:
+        if nearest:
             inside = np.floor(inside + 0.5)
         self.low = np.minimum(inside.astype(np.intp), max(length - 2, 0))
         self.high = np.minimum(self.low + 1, length - 1)
-        reached = (at >= -1) & (at <= length)
+        reached = (at >= -reach) & (at <= length - 1 + reach)
         self.high_weight = ((inside - self.low) * reached).astype(np.float32)
         self.low_weight = reached.astype(np.float32) - self.high_weight
 

@@ -5,7 +5,6 @@ Whatever it was, out comes a `Volume`: float32, RAS+, x fastest in memory, with 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def is_volume(path: Path | str) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return any(entry.is_file() and dicom.is_dicom(Path(entry)) for entry in os.scandir(path))
+        return any(entry.is_file() and dicom.is_dicom(entry) for entry in path.iterdir())
     return path.is_file() and _suffix(path) in SUFFIXES
 
 
@@ -133,7 +132,8 @@ def _check_itk(path: Path, image: Any) -> None:
         size.pop()
     if len(size) != 3:
         raise InputError(path, f"is {len(size)}D ({format_shape(tuple(size))}), not 3D", "give one 3D scan")
-    components = image.GetNumberOfComponents() if hasattr(image, "GetNumberOfComponents") else 1
+    per_voxel = "GetNumberOfComponents" if hasattr(image, "GetNumberOfComponents") else "GetNumberOfComponentsPerPixel"
+    components = getattr(image, per_voxel)()
     if components != 1:
         raise InputError(path, f"has {components} values per voxel (colour?)", "give one number per voxel")
 
