@@ -10,22 +10,23 @@ the aorta are not lumen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from scipy.ndimage import gaussian_filter1d
 
 from coronary.phantom_anatomy import Anatomy, Pose
 from coronary.phantom_disease import Disease, diseased
 from coronary.phantom_render import Texture, Tubes, lattice_axes, paint_anatomy, paint_vessels
-from coronary.phantom_tree import Centreline, grow
+from coronary.phantom_scan import Scan, add_noise, add_shading, add_streaks, blur, draw_scan
+from coronary.phantom_tree import Centreline, grow, veins
+from coronary.phantom_vessels import aortic_calcium, lung_vessels, pacing_lead
 from shared.types import Grid, LabelArray, Source, Volume
-
-FWHM = 2.3548  # full width at half maximum of a Gaussian, in sigmas
 
 
 class PhantomConfig(BaseModel):
@@ -77,25 +78,77 @@ def make_phantom(config: PhantomConfig, seed: int) -> Phantom:
     Raises:
         SetupError: the sample centrelines are not there.
     """
-    streams = {
-        name: np.random.default_rng([seed, k])
-        for k, name in enumerate(("body", "tree", "disease", "blood", "scan", "noise"))
+    names = ("body", "tree", "disease", "blood", "scan", "noise", "others")
+    streams = {name: np.random.default_rng([seed, k]) for k, name in enumerate(names)}
+    scan = draw_scan(config.noise_hu, config.blur_fwhm_mm, config.difficulty, streams["scan"])
+    blood = _blood(config, streams["blood"])
+    scene = _scene(config, blood, streams)
+
+    volume, labels, axes = _sample(config, scene, scan)
+    spacing = np.array(config.spacing_mm)
+    blur(volume, spacing, scan)
+    add_streaks(volume, axes, scene.streaks, streams["noise"])
+    add_shading(volume, axes, scan, streams["noise"])
+    add_noise(volume, axes, spacing, scan, streams["noise"])
+    np.clip(volume, -1024, 3071, out=volume)
+
+    disease = scene.disease
+    tree = tuple(replace(c, points_mm=c.points_mm - scan.shift_mm(c.points_mm[:, 2])) for c in disease.tree)
+    facts = {
+        "seed": seed,
+        "blood_hu": blood,
+        "scan": asdict(scan),
+        "stenoses": disease.stenoses,
+        "plaques": disease.plaques,
     }
+    grid = Grid(config.shape, _affine(config))
+    return Phantom(Volume(volume, grid.affine, Source(_stored_grid(grid, config.orientation))), labels, tree, facts)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything there is before it is scanned, in scene mm."""
+
+    anatomy: Anatomy
+    pose: Pose
+    texture: Texture
+    blood: dict[str, float]
+    disease: Disease
+    others: dict[str, Tubes]  # veins, aortic calcium and lead: fine as arteries
+    lungs: Tubes
+    streaks: list[tuple[NDArray[np.float64], float]]
+
+
+def _scene(config: PhantomConfig, blood: dict[str, float], streams: dict[str, np.random.Generator]) -> _Scene:
     pose, anatomy = Pose.random(streams["body"]), Anatomy(streams["body"])
     texture = Texture(streams["body"])
-    blood = _blood(config, streams["blood"])
-    tree = [_to_scene(line, pose) for line in grow(anatomy, streams["tree"])]
+    tree = [
+        replace(
+            c,
+            points_mm=pose.to_scene(c.points_mm),
+            radius_mm=c.radius_mm * pose.scale,
+            wall_radius_mm=c.wall_radius_mm * pose.scale,
+        )
+        for c in grow(anatomy, streams["tree"])
+    ]
     disease = diseased(tree, blood["coronary"], config.difficulty, config.stenoses, streams["disease"])
-    scan = _scan(config, streams["scan"])
 
-    volume, labels = _sample(config, anatomy, pose, texture, blood, disease)
-    _blur(volume, config, scan["blur_fwhm_mm"])
-    _add_noise(volume, config, scan["noise_hu"], streams["noise"])
-    facts = {"seed": seed, "blood_hu": blood, "scan": scan, "stenoses": disease.stenoses, "plaques": disease.plaques}
-    grid = Grid(config.shape, _affine(config))
-    return Phantom(
-        Volume(volume, grid.affine, Source(_stored_grid(grid, config.orientation))), labels, tuple(disease.tree), facts
-    )
+    def tubes(paths: list[tuple[NDArray[np.float64], NDArray[np.float64], float]]) -> Tubes:
+        return Tubes.of_paths([(pose.to_scene(p), r * pose.scale, hu, 0) for p, r, hu in paths])
+
+    rng = streams["others"]
+    venous = [(p, r, blood["vein"]) for p, r in veins(anatomy, streams["tree"])]
+    calcium = aortic_calcium(anatomy, int(rng.integers(0, 9) * config.difficulty), rng)
+    lead = [pacing_lead(rng)] if rng.random() < 0.04 * config.difficulty else []
+    streaks = [(np.array(plaque["at_mm"]), 0.02 * plaque["hu"]) for plaque in disease.plaques]
+    streaks += [(p, 90.0) for path, *_ in lead for p in pose.to_scene(path[::12])]
+    if blood["right"] > 420:  # undiluted contrast in the superior vena cava
+        streaks += [(p, 25.0) for p in pose.to_scene(np.array([[41.0, -3, z] for z in range(14, 90, 4)]))]
+    return _Scene(
+        anatomy, pose, texture, blood, disease,
+        {"veins": tubes(venous), "aortic_calcium": tubes(calcium), "lead": tubes(lead)},
+        tubes(lung_vessels(blood["pulmonary"], rng)), streaks,
+    )  # fmt: skip
 
 
 def _affine(config: PhantomConfig) -> NDArray[np.float64]:
@@ -114,11 +167,6 @@ def _stored_grid(grid: Grid, orientation: str) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), grid.affine @ inv_ornt_aff(turn, grid.shape))
 
 
-def _to_scene(line: Centreline, pose: Pose) -> Centreline:
-    return Centreline(line.name, pose.to_scene(line.points_mm), line.radius_mm * pose.scale, line.parent, line.branch,
-                      line.wall_radius_mm * pose.scale)  # fmt: skip
-
-
 def _blood(config: PhantomConfig, rng: np.random.Generator) -> dict[str, float]:
     """HU of the blood pools; a coronary scan is timed for the left heart, the right is anywhere."""
     left = rng.uniform(280, 560) if config.contrast else rng.uniform(30, 55)
@@ -133,71 +181,85 @@ def _blood(config: PhantomConfig, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def _scan(config: PhantomConfig, rng: np.random.Generator) -> dict[str, Any]:
-    low, high = config.noise_hu
-    return {
-        "noise_hu": low + (high - low) * rng.beta(1.5, 2.5),
-        "blur_fwhm_mm": [float(rng.uniform(*config.blur_fwhm_mm)) for _ in range(2)],
+PLAIN_HU = {
+    "table": -60.0, "skin": 20.0, "fat": -105.0, "pericardium": 10.0, "oesophagus": 35.0, "airway_wall": 0.0, "airway": -990.0,
+    "canal": 25.0,
+}  # fmt: skip
+
+
+def _painter(
+    config: PhantomConfig, scene: _Scene
+) -> Callable[[str, list[NDArray[np.float32]]], NDArray[np.float32] | float]:
+    """What HU a structure has at a product grid of points: a number, or a number with texture."""
+    blood, noise = scene.blood, scene.texture.at
+    textured = {  # mean HU, size of the texture (HU), its pitch (mm), which noise
+        "muscle": (55.0, 12.0, 8.0, 3),
+        "abdomen": (blood["muscle"] if config.contrast else 55.0, 4.0, 12.0, 3),
+        "lung": (-860.0, 22.0, 5.0, 4),
+        "mediastinum": (-95.0, 10.0, 4.0, 5),
+        "muscle_of_heart": (blood["muscle"], 7.0, 7.0, 0),
+        "right_atrium": (
+            blood["right"],
+            0.12 * blood["right"] * config.contrast,
+            10.0,
+            1,
+        ),  # contrast streams in unmixed
+        "right_ventricle": (blood["right"], 0.04 * blood["right"] * config.contrast, 12.0, 2),
+        "pulmonary_artery": (blood["pulmonary"], 0.0, 1.0, 0),
+        "left_heart": (blood["left"], 0.015 * blood["left"], 14.0, 2),
+        "bone": (600.0, 120.0, 6.0, 1),
+        "marrow": (190.0, 80.0, 2.2, 2),
     }
 
+    def paint(name: str, at: list[NDArray[np.float32]]) -> NDArray[np.float32] | float:
+        if name in PLAIN_HU:
+            return PLAIN_HU[name]
+        mean, size, pitch, k = textured[name]
+        return mean + np.float32(size) * noise(at, pitch, k) if size else mean
 
-PLAIN_HU = {"fat": -105.0, "mediastinum": -95.0, "lung": -860.0, "pericardium": 10.0, "oesophagus": 35.0, "canal": 25.0}
+    return paint
 
 
 def _sample(
-    config: PhantomConfig, anatomy: Anatomy, pose: Pose, texture: Texture, blood: dict[str, float], disease: Disease
-) -> tuple[NDArray[np.float32], LabelArray]:
-    """HU and labels on the grid, before the scanner's flaws."""
+    config: PhantomConfig, scene: _Scene, scan: Scan
+) -> tuple[NDArray[np.float32], LabelArray, list[NDArray[np.float32]]]:
+    """HU and labels on the grid before blur and noise, and the grid's axes in mm."""
     origin, spacing = _affine(config)[:3, 3], np.array(config.spacing_mm)
     axes = [(o + s * np.arange(n)).astype(np.float32) for o, s, n in zip(origin, spacing, config.shape, strict=True)]
     lattice = lattice_axes(origin, -origin)
     points = np.stack(np.meshgrid(*lattice, indexing="ij"), -1)
-    structures = anatomy.structures(pose.to_heart(points), lambda pitch, k: texture.at(lattice, pitch, k))
-
-    def paint(name: str, at: list[NDArray[np.float32]]) -> NDArray[np.float32] | float:
-        match name:
-            case "muscle":
-                return 55 + 12 * texture.at(at, 8.0, 3)
-            case "abdomen":
-                return (blood["muscle"] if config.contrast else 55.0) + 4 * texture.at(at, 12.0, 3)
-            case "lung":
-                return -860 + 18 * texture.at(at, 5.0, 4)
-            case "mediastinum":
-                return -95 + 10 * texture.at(at, 4.0, 5)
-            case "muscle_of_heart":
-                return blood["muscle"] + 7 * texture.at(at, 7.0, 0)
-            case "right_atrium":
-                return blood["right"] * (1 + 0.12 * texture.at(at, 10.0, 1)) if config.contrast else blood["right"]
-            case "right_ventricle":
-                return blood["right"] * (1 + 0.04 * texture.at(at, 12.0, 2)) if config.contrast else blood["right"]
-            case "pulmonary_artery":
-                return blood["pulmonary"]
-            case "left_heart":
-                return blood["left"]
-            case "bone":
-                return 650 + 120 * texture.at(at, 6.0, 1)
-            case "marrow":
-                return 190 + 90 * texture.at(at, 2.2, 2)
-        return PLAIN_HU[name]
+    structures = scene.anatomy.structures(
+        scene.pose.to_heart(points), lambda pitch, k: scene.texture.at(lattice, pitch, k)
+    )
+    lungs = scene.lungs.where(structures["lung"], lattice)
+    paint = _painter(config, scene)
+    edge = float(np.cbrt(spacing.prod()))
 
     volume = np.full(config.shape, -1000, np.float32)
     labels = np.zeros(config.shape, np.uint8)
-    edge = float(np.cbrt(spacing.prod()))
-    paint_anatomy(volume, axes, {"fat": structures["fat"], **structures}, lattice, paint, edge)
-    paint_vessels(volume, labels, axes, spacing, disease.layers())
-    _trace(labels, disease.tree, origin, spacing)
-    aorta = anatomy_label(anatomy, pose, labels, axes)
-    labels[aorta] = 0
-    return volume, labels
+    for slab, shift in _slabs(axes[2], scan):
+        at = [axes[0] + shift[0], axes[1] + shift[1], axes[2][slab]]
+        hu, lumen = volume[:, :, slab], labels[:, :, slab]
+        paint_anatomy(hu, at, structures, lattice, paint, edge)
+        paint_vessels(hu, lumen, at, spacing, {"lungs": lungs}, subvoxels=False)
+        paint_vessels(hu, lumen, at, spacing, {**scene.others, **scene.disease.layers()})
+        _trace(lumen, scene.disease.tree, np.array([a[0] for a in at]), spacing)
+        _clear_aorta(lumen, scene, at)
+    return volume, labels, axes
 
 
-def anatomy_label(
-    anatomy: Anatomy, pose: Pose, labels: LabelArray, axes: list[NDArray[np.float32]]
-) -> tuple[NDArray[np.intp], ...]:
-    """Labelled voxels whose centre lies in the aorta's lumen."""
+def _slabs(z: NDArray[np.float32], scan: Scan) -> list[tuple[slice, NDArray[np.float32]]]:
+    """Runs of slices that one heartbeat shows, and the scene's shift in each."""
+    shift = scan.shift_mm(z).astype(np.float32)
+    starts = [0, *(np.flatnonzero(np.any(np.diff(shift, axis=0) != 0, axis=1)) + 1), len(z)]
+    return [(slice(a, b), shift[a]) for a, b in itertools.pairwise(starts)]
+
+
+def _clear_aorta(labels: LabelArray, scene: _Scene, axes: list[NDArray[np.float32]]) -> None:
+    """The lumen ends at the ostium: voxels whose centre lies in the aorta are not labelled."""
     index = np.argwhere(labels)
     points = np.stack([axis[i] for axis, i in zip(axes, index.T, strict=True)], -1)
-    return tuple(index[anatomy.aorta(pose.to_heart(points)) < 0].T)
+    labels[tuple(index[scene.anatomy.aorta(scene.pose.to_heart(points)) < 0].T)] = 0
 
 
 def _trace(labels: LabelArray, tree: list[Centreline], origin: NDArray, spacing: NDArray) -> None:
@@ -209,24 +271,6 @@ def _trace(labels: LabelArray, tree: list[Centreline], origin: NDArray, spacing:
         index = index[((index >= 0) & (index < labels.shape)).all(1)]
         empty = labels[tuple(index.T)] == 0
         labels[tuple(index[empty].T)] = 1 if line.name == "LCA" else 2
-
-
-def _blur(volume: NDArray[np.float32], config: PhantomConfig, fwhm_mm: list[float]) -> None:
-    """The scanner's point spread: one width in the slice, one along the table."""
-    for axis, width in enumerate((fwhm_mm[0], fwhm_mm[0], fwhm_mm[1])):
-        gaussian_filter1d(
-            volume, width / FWHM / config.spacing_mm[axis], axis, output=volume, mode="nearest", truncate=3
-        )
-
-
-def _add_noise(volume: NDArray[np.float32], config: PhantomConfig, sd_hu: float, rng: np.random.Generator) -> None:
-    """Noise of a smooth cardiac kernel: white noise band-passed to grains of about a millimetre."""
-    noise = rng.standard_normal(volume.shape, dtype=np.float32)
-    for axis, fwhm in enumerate((0.9, 0.9, 0.8)):
-        gaussian_filter1d(noise, fwhm / FWHM / config.spacing_mm[axis], axis, output=noise, mode="wrap", truncate=3)
-    noise *= sd_hu / noise.std()
-    volume += noise
-    np.clip(volume, -1024, 3071, out=volume)
 
 
 def write_phantom(phantom: Phantom, directory: Path | str, case_id: int) -> tuple[Path, Path]:

@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Sdf = Array
 
+AORTIC_WALL_MM = 1.2
+
+AIRWAYS = (
+    ([[3, -28, 150], [3, -36, 78], [42, -42, 48], [62, -52, 20]], [8.0, 8.0, 6.0, 3.0]),
+    ([[3, -36, 78], [-36, -50, 44], [-50, -58, 20]], [7.5, 5.5, 3.0]),
+)
+
 # The long axis of the left ventricle, base to apex: left, forwards, down.
 LV_AXIS = np.array([-0.67, 0.61, -0.43]) / np.linalg.norm([-0.67, 0.61, -0.43])
 
@@ -36,13 +43,20 @@ def ellipsoid(p: Array, centre: tuple[float, ...], semi_mm: tuple[float, ...], a
 
 def capsule_path(p: Array, points: NDArray, radii_mm: NDArray) -> Sdf:
     """Distance to a polyline swept by a ball whose radius varies linearly along each piece."""
-    best = np.full(p.shape[:-1], 1e3, np.float32)
-    for a, b, ra, rb in zip(points[:-1], points[1:], radii_mm[:-1], radii_mm[1:], strict=True):
-        ab = (np.asarray(b) - a).astype(np.float32)
-        q = p - np.asarray(a, np.float32)
-        t = np.clip(q @ ab / np.float32(ab @ ab), 0, 1)
+    points, radii = np.asarray(points, np.float32), np.asarray(radii_mm, np.float32)
+    if p.size < 12000:  # all pieces at once
+        a, ab = points[:-1], np.diff(points, axis=0)
+        q = p[..., None, :] - a
+        t = np.clip(np.einsum("...ij,ij->...i", q, ab) / np.einsum("ij,ij->i", ab, ab), 0, 1)
         q -= t[..., None] * ab
-        best = np.minimum(best, np.sqrt(np.einsum("...i,...i", q, q)) - (np.float32(ra) + t * np.float32(rb - ra)))
+        distance: Sdf = np.sqrt(np.einsum("...i,...i", q, q)) - (radii[:-1] + t * np.diff(radii))
+        return distance.min(-1)
+    best = np.full(p.shape[:-1], 1e3, np.float32)
+    for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+        ab, q = b - a, p - a
+        t = np.clip(q @ (ab / (ab @ ab)), 0, 1)
+        q -= t[..., None] * ab
+        best = np.minimum(best, np.sqrt(np.einsum("...i,...i", q, q)) - (ra + t * (rb - ra)))
     return best
 
 
@@ -122,7 +136,7 @@ class Anatomy:
         self._lung = rng.uniform(-6, 6, 4)
         self.root_mm = np.array([13.0, 6.0, 15.0])  # centre of the aortic sinuses
         ao = self._size["aorta"]
-        self._aorta = smooth_path(
+        self.aorta_line = smooth_path(
             [
                 [4, 2, -2, 10], [11, 5, 6, 12], [13, 6, 15, 16.5 * ao], [16, 7, 26, 14.5 * ao], [21, 8, 42, 15.5 * ao],
                 [20, 2, 62, 15 * ao], [5, -24, 80, 13.5 * ao], [-14, -48, 72, 12.5 * ao], [-20, -62, 45, 12 * ao],
@@ -154,18 +168,19 @@ class Anatomy:
         """Blood pools and outer walls of the chambers and great vessels, by name."""
         s = self._size
         wall = 9.5 * s["wall"]
-        lv_centre = (-21.0, 1.0, -8.0)
-        lv_out = ellipsoid(p, (-24, 3.5, -10), (44 * s["lv"], 31 * s["lv"], 31 * s["lv"]), self._lv_frame)
+        lv_centre = (-21.0, 1.0, -9.0)
+        lv_out = ellipsoid(p, (-24, 3.5, -11), (44 * s["lv"], 31 * s["lv"], 31 * s["lv"]), self._lv_frame)
         lv = ellipsoid(p, lv_centre, (38 * s["lv"], 31 * s["lv"] - wall, 31 * s["lv"] - wall), self._lv_frame)
-        aorta = capsule_path(p, self._aorta[:, :3], self._aorta[:, 3])
+        base = 26.0 * s["lv"] + (p - np.array([-24, 3.5, -10], np.float32)) @ LV_AXIS.astype(
+            np.float32
+        )  # above 0: ventricle
+        lv_out, lv = -smooth_union(-lv_out, base, 12), np.maximum(lv, -base)
+        aorta = capsule_path(p, self.aorta_line[:, :3], self.aorta_line[:, 3])
         la = ellipsoid(p, (17, -31, 8), (29 * s["la"], 20 * s["la"], 24 * s["la"]))
-        appendage = ellipsoid(p, (-21, -13, 19), (9, 14, 8))
-        la = smooth_union(la, appendage, 6)
-        for vein in self._pulmonary_veins:
-            la = smooth_union(la, capsule_path(p, vein[:, :3], vein[:, 3]), 5)
+        appendage = capsule_path(
+            p, np.array([[2.0, -24, 17], [-20, -16, 26], [-29, -3, 26]]), np.array([9.0, 8.0, 6.0])
+        )
         ra = ellipsoid(p, (43, 4, -6), (21 * s["ra"], 25 * s["ra"], 31 * s["ra"]))
-        for cava in self._cavae:
-            ra = smooth_union(ra, capsule_path(p, cava[:, :3], cava[:, 3]), 6)
         rv = ellipsoid(p, (3, 22, -19), (29 * s["rv"], 21 * s["rv"], 26 * s["rv"]))
         rv = smooth_union(rv, capsule_path(p, np.array([[3, 24, -14], [-1, 29, 4]]), np.array([15.0, 12.0])), 10)
         rv = np.maximum(rv, -(lv_out - 1.0))  # the septum is the left ventricle's wall
@@ -176,22 +191,41 @@ class Anatomy:
         rv = np.maximum(rv, np.maximum(2.5 - aorta, 2.0 - ra))
         # Mitral inflow and the outflow tract open into the ventricle; the valves themselves are too thin to matter.
         lv = np.minimum(lv, capsule_path(p, np.array([[8, -16, 2], [-12, -5, -4]]), np.array([14.0, 15.0])))
-        return {"lv": lv, "lv_out": lv_out, "la": la, "ra": ra, "rv": rv, "aorta": aorta, "pa": pa}
+        crux = capsule_path(p, np.array([[13.0, -4, -1], [16, -8, -21]]), np.array([9.0, 8.0]))  # where the septa meet
+        return {
+            "crux": crux,
+            "lv": lv,
+            "lv_out": lv_out,
+            "la": la,
+            "ra": ra,
+            "rv": rv,
+            "aorta": aorta,
+            "pa": pa,
+            "appendage": np.maximum(appendage, gap),
+        }
 
     def epicardium(self, heart: dict[str, Sdf]) -> Sdf:
         """Outer surface of the muscle: smooth union of chambers, with valleys at the grooves."""
         surface = smooth_union(heart["lv_out"], heart["rv"] - 3.0, 7)
-        atria = smooth_union(heart["la"] - 2.0, heart["ra"] - 2.0, 7)
+        atria = smooth_union(smooth_union(heart["la"] - 2.0, heart["ra"] - 2.0, 7), heart["crux"], 7)
         return smooth_union(surface, atria, 7)
 
     def obstacles(self, p: Array) -> Sdf:
-        """Distance to anything that a coronary artery runs around: epicardium, aorta and pulmonary trunk."""
+        """Distance to what a coronary artery runs around: epicardium, aorta and pulmonary trunk (not the appendage)."""
         heart = self.heart(p)
-        return np.minimum(self.epicardium(heart), np.minimum(heart["aorta"] - 1.2, heart["pa"] - 1.0))
+        return np.minimum(self.epicardium(heart), np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0))
+
+    def clearance(self, p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Distance of points (n, 3) to the obstacles, and the unit direction away from them (n, 3)."""
+        h = 0.5
+        offsets = np.vstack([np.zeros(3), h * np.eye(3), -h * np.eye(3)])
+        f = self.obstacles((p[:, None] + offsets).astype(np.float32)).astype(np.float64)
+        gradient = f[:, 1:4] - f[:, 4:]
+        return f[:, 0], gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-9)
 
     def aorta(self, p: Array) -> Sdf:
         """Distance to the aortic lumen."""
-        return capsule_path(p, self._aorta[:, :3], self._aorta[:, 3])
+        return capsule_path(p, self.aorta_line[:, :3], self.aorta_line[:, 3])
 
     def structures(self, p: Array, texture: Callable[[float, int], Array]) -> dict[str, Sdf]:
         """Every structure in painting order (later paints over earlier); ``texture(pitch_mm, k)`` is noise of unit size."""
@@ -208,26 +242,48 @@ class Anatomy:
         middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 40) / 3.0) - 9)
         middle = smooth_union(middle, np.hypot((x - 4) / 1.6, y + 15) - 24 - 0.2 * (20 - z), 12)
         lung = np.maximum(np.maximum(cage + 3, -sac), np.maximum(-middle, 6 - diaphragm))
-        blood_left = np.minimum(np.minimum(heart["lv"] + 1.6 * rough, heart["la"]), heart["aorta"])
-        walls = np.minimum(epicardium, np.minimum(heart["aorta"] - 1.2, heart["pa"] - 1.0))
+        for vein in self._pulmonary_veins:
+            heart["la"] = smooth_union(heart["la"], capsule_path(p, vein[:, :3], vein[:, 3]), 5)
+        for cava in self._cavae:
+            heart["ra"] = smooth_union(heart["ra"], capsule_path(p, cava[:, :3], cava[:, 3]), 6)
+        fine = texture(5.0, 4)
+        lv = np.maximum(heart["lv"] + 1.5 * rough + 0.8 * fine, -self._papillaries(p))
+        left = np.minimum(np.minimum(lv, smooth_union(heart["la"], heart["appendage"] + 0.8 * fine, 5)), heart["aorta"])
+        walls = np.minimum(epicardium, np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0))
+        walls = np.minimum(walls, np.minimum(heart["la"], heart["ra"]) - 1.5)
         bones = self._bones(p, cage)
+        airway = np.minimum(*(capsule_path(p, np.array(way), np.array(radii)) for way, radii in AIRWAYS))
         return {
-            "fat": body,
+            "table": np.maximum(np.abs(y + 160 - x * x / 900) - 2.5, np.abs(x) - 210),
+            "skin": body,
+            "fat": body + 1.8,
             "muscle": np.maximum(np.abs(cage - 8) - 8 + 2.0 * rough, body + 6),
             "mediastinum": cage,
             "abdomen": np.maximum(diaphragm, cage),
             "lung": lung,
             "pericardium": np.abs(sac) - 0.7,
             "oesophagus": np.hypot(x - 2, (y + 50) * 1.4) - 7,
+            "airway_wall": airway - 1.3,
+            "airway": airway,
             "muscle_of_heart": walls,
             "right_atrium": heart["ra"],
-            "right_ventricle": heart["rv"] + 1.0 * rough,
+            "right_ventricle": heart["rv"] + 1.2 * rough + 0.8 * fine,
             "pulmonary_artery": heart["pa"],
-            "left_heart": blood_left,
+            "left_heart": left,
             "bone": bones,
             "marrow": bones + 1.6,
             "canal": np.hypot(x - 4, y + 106) - 8,
         }
+
+    def _papillaries(self, p: Array) -> Sdf:
+        """The two muscles that stand in the left ventricle."""
+        axis, u, v = self._lv_frame
+        centre = np.array([-21.0, 1, -9])
+        pair = [
+            capsule_path(p, np.stack([centre + 22 * axis + 14 * w, centre - 2 * axis + 11 * w]), np.array([5.0, 3.0]))
+            for w in (0.8 * u + 0.6 * v, 0.5 * u - 0.85 * v)
+        ]
+        return np.minimum(*pair)
 
     def _bones(self, p: Array, cage: Sdf) -> Sdf:
         x, y, z = p[..., 0], p[..., 1], p[..., 2]

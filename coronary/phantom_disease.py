@@ -24,12 +24,18 @@ class Disease:
     plaques: list[dict[str, Any]]
 
     def layers(self) -> dict[str, Tubes]:
-        """Capsules in painting order: soft plaque, lumen, calcium (which keeps out of the lumen)."""
+        """Capsules in painting order: fat about the vessel, soft plaque, lumen, calcium (which keeps out of the lumen)."""
         lumen = [
             (c.points_mm, c.radius_mm, hu, 1 if c.name == "LCA" else 2)
             for c, hu in zip(self.tree, self.lumen_hu, strict=True)
         ]
+        sleeve = [
+            (c.points_mm[skip:], c.wall_radius_mm[skip:] + 0.7, -70.0, 0)
+            for c in self.tree
+            for skip in (int(7 / STEP_MM) if c.parent is None else 0,)
+        ]
         return {
+            "sleeve": Tubes.of_paths(sleeve),  # fat, so that an artery never runs inside a wall or a chamber
             "soft": Tubes.of_paths([(*piece, 0) for piece in self.soft]),
             "lumen": Tubes.of_paths(lumen),
             "calcium": Tubes.of_paths([(*piece, 0) for piece in self.calcium]),

@@ -52,6 +52,16 @@ class Tubes:
         near = (np.minimum(self.a, self.b) - reach < high) & (np.maximum(self.a, self.b) + reach > low)
         return np.flatnonzero(near.all(1))
 
+    def where(self, sdf: Array, lattice: list[Array]) -> Tubes:
+        """Only the capsules whose ends both lie inside ``sdf``, given on a lattice."""
+        inside = np.ones(len(self.ra), bool)
+        for end in (self.a, self.b):
+            index = [np.rint((end[:, i] - axis[0]) / PITCH_MM).astype(int) for i, axis in enumerate(lattice)]
+            held = np.all([(i >= 0) & (i < len(axis)) for i, axis in zip(index, lattice, strict=True)], axis=0)
+            index = [np.clip(i, 0, len(axis) - 1) for i, axis in zip(index, lattice, strict=True)]
+            inside &= ~held | (sdf[tuple(index)] < 0)
+        return Tubes(*(v[inside] for v in (self.a, self.b, self.ra, self.rb, self.hu, self.tree)))
+
 
 class Texture:
     """Smooth noise of unit size, periodic, fixed to the scene and the same for every grid."""
@@ -84,7 +94,7 @@ def _interpolate(values: Array, index: list[Array], wrap: bool = False) -> Array
 def lattice_axes(low: NDArray, high: NDArray) -> list[Array]:
     """Coordinates of the scene's lattice that cover a box, on whole multiples of the pitch."""
     return [
-        np.arange(np.floor(a / PITCH_MM) - 1, np.ceil(b / PITCH_MM) + 2, dtype=np.float32) * np.float32(PITCH_MM)
+        np.arange(np.floor(a / PITCH_MM) - 2, np.ceil(b / PITCH_MM) + 3, dtype=np.float32) * np.float32(PITCH_MM)
         for a, b in zip(low, high, strict=True)
     ]
 
@@ -160,7 +170,12 @@ def _fine_axis(axis: Array, step: float) -> tuple[Array, int]:
 
 
 def paint_vessels(
-    out: Array, labels: NDArray[np.uint8], axes: list[Array], steps_mm: NDArray, layers: dict[str, Tubes]
+    out: Array,
+    labels: NDArray[np.uint8],
+    axes: list[Array],
+    steps_mm: NDArray,
+    layers: dict[str, Tubes],
+    subvoxels: bool = True,
 ) -> None:
     """Paints capsules over ``out`` (HU) and writes ``labels`` (1 LCA, 2 RCA) where half a voxel or more is lumen.
 
@@ -172,12 +187,14 @@ def paint_vessels(
         near = {name: tubes.within(low, high, 1.0) for name, tubes in layers.items()}
         if not any(map(len, near.values())):
             continue
-        fine, factors = zip(*(_fine_axis(a, s) for a, s in zip(at, steps_mm, strict=True)), strict=True)
-        edge = float(np.cbrt(np.prod(np.asarray(steps_mm) / factors)))
+        fine, factors = zip(
+            *(_fine_axis(a, s if subvoxels else 0.0) for a, s in zip(at, steps_mm, strict=True)), strict=True
+        )
+        edge = float(np.cbrt(np.prod(np.asarray(steps_mm) / factors)))  # a voxel's width: partial volume
         clear, colour = np.float32(1), np.float32(0)
         lumen = None
         lumen_sdf = None
-        if len(near["lumen"]):
+        if len(near.get("lumen", ())):
             lumen_sdf, lumen_index = tube_distance(layers["lumen"], near["lumen"], list(fine), 1.0)
         for name, tubes in layers.items():
             if not len(near[name]):
