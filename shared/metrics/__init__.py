@@ -1,0 +1,1 @@
+"""Scores: overlap of masks, and intervals around a mean. Needs no torch."""
