@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import InputError, SetupError, SkiagramError
+from shared.io.atomic import write_error
 from shared.report import exit_status_of, reason_of
 
 log = logging.getLogger(__name__)
@@ -253,9 +254,12 @@ def _check_there(path: Path) -> None:
 def _clear(item: Item) -> None:
     """Remove the item's outputs and what a killed run left beside them (the names that ``whole`` writes aside to)."""
     for path in item.files:
-        path.unlink(missing_ok=True)
-        for aside in path.parent.glob("." + "[0-9a-f]" * 8 + "-" + glob.escape(path.name)):
-            aside.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+            for aside in path.parent.glob("." + "[0-9a-f]" * 8 + "-" + glob.escape(path.name)):
+                aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
 
 
 def _real(path: Path) -> Path:

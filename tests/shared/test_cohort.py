@@ -151,6 +151,13 @@ class TestRun:
         assert run_cohort([item], fail, overwrite=True).exit_status == 1
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["other"]
 
+    def test_output_that_cannot_be_replaced_stops_the_run(self, tmp_path: Path) -> None:
+        items = items_in(tmp_path, "a", "b")
+        items[0].outputs[0].mkdir()
+        result = run_cohort(items, copy)
+        assert result.exit_status == 2
+        assert str(result.stopped).startswith(f"{items[0].outputs[0]}: cannot be written")
+
     def test_work_that_leaves_an_output_out_has_failed(self, tmp_path: Path) -> None:
         (item,) = items_in(tmp_path, "a")
         result = run_cohort([item], lambda item: Outcome())
