@@ -29,7 +29,7 @@ MIN_LEAN_MM = 5.0  # a lone tree's middle lies at least this far from its ostium
 # has nothing to the right of its ostium, a right one little more than its last branches to the left.
 TOP_MM, FAR_LEFT_MM, FAR_RIGHT_MM, TWO_TREES_SHARE = 10.0, 25.0, 15.0, 0.25
 
-END_MM, MIN_END_MM = 10.0, 5.0  # stretch of a free end whose thickness speaks for an ostium; a shorter end is none
+END_MM, MIN_END_MM = 10.0, 1.0  # stretch of a free end whose thickness speaks for an ostium; left main stems are short
 # What a mm of height, or of nearness to the other ostium, is worth in mm of diameter when ends are compared: a heart's
 # height (some 80 mm) outweighs the 2 mm between a thick vessel and an ostium that happens to be narrow.
 HEIGHT_WEIGHT, NEARNESS_WEIGHT = 0.05, 0.05

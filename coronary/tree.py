@@ -238,7 +238,11 @@ class _Grower:
             self.options.min_narrowing_length_mm,
         )
         before_mm = float(arc_length(points_mm)[own])
-        narrowings = tuple(replace(narrowing, position_mm=narrowing.position_mm + before_mm) for narrowing in found)
+        narrowings = tuple(
+            replace(narrowing, position_mm=narrowing.position_mm + before_mm)
+            for narrowing in found
+            if not self._is_cut_by_the_scan(narrowing)
+        )
         self.branches.append(
             Branch(
                 id=self.first_id + len(self.branches),
@@ -254,3 +258,9 @@ class _Grower:
                 narrowings=narrowings,
             )
         )
+
+    def _is_cut_by_the_scan(self, narrowing: Narrowing) -> bool:
+        """Whether the vessel there runs half outside the scan, and only looks thin."""
+        edge_mm = self.lumen.points_mm[self.lumen.at_border]
+        away_mm = np.linalg.norm(edge_mm - np.array(narrowing.point_mm), axis=1)
+        return bool((away_mm < narrowing.reference_diameter_mm / 2 + self.lumen.voxel_mm).any())

@@ -23,7 +23,7 @@ def label_components(
     """
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), np.zeros(0, np.int64)
-    labels, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    labels, count = cc3d.connected_components(mask, connectivity=_on(mask, connectivity), return_N=True)
     sizes = np.bincount(labels.ravel(order="K"), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
     rank = np.zeros(count + 1, np.uint32)
@@ -46,5 +46,10 @@ def keep_components(
         return np.zeros(mask.shape, bool)
     # A millionth of tolerance: a spacing that went through float32 must not decide about a piece.
     smallest_voxels = max(1, int(np.ceil(min_volume_mm3 / voxel_mm3 * (1 - 1e-6))))
-    kept: MaskArray = cc3d.dust(mask, threshold=smallest_voxels, connectivity=connectivity) > 0
+    kept: MaskArray = cc3d.dust(mask, threshold=smallest_voxels, connectivity=_on(mask, connectivity)) > 0
     return kept
+
+
+def _on(mask: MaskArray, connectivity: Connectivity) -> Connectivity:
+    """On a single row of voxels all neighbours are faces; cc3d 4.1 fails there ("maximum length") when told 26."""
+    return 6 if sorted(mask.shape)[1] == 1 else connectivity

@@ -42,6 +42,14 @@ def test_any_memory_order(turn):
     np.testing.assert_array_equal(mask, before)
 
 
+@given(seed=st.integers(0, 2**32 - 1), shape=st.permutations([1, 1, 3, 5]), connectivity=st.sampled_from([6, 18, 26]))
+def test_grids_one_voxel_thin(seed, shape, connectivity):
+    mask = np.random.default_rng(seed).random(shape[:3]) < 0.6
+    _, count = ndimage.label(mask, ndimage.generate_binary_structure(3, STRUCTURE[connectivity]))
+    assert len(label_components(mask, connectivity)[1]) == count
+    np.testing.assert_array_equal(keep_components(mask, 1.0, 1.0, connectivity), mask)
+
+
 def test_empty():
     mask = np.zeros((3, 3, 3), bool)
     labels, sizes = label_components(mask)
