@@ -94,6 +94,7 @@ def make_phantom(config: PhantomConfig, seed: int) -> Phantom:
 
     disease = scene.disease
     tree = tuple(replace(c, points_mm=c.points_mm - scan.shift_mm(c.points_mm[:, 2])) for c in disease.tree)
+    _trace(labels, tree, axes)
     facts = {
         "seed": seed,
         "blood_hu": blood,
@@ -243,7 +244,6 @@ def _sample(
         paint_anatomy(hu, at, structures, lattice, paint, edge)
         paint_vessels(hu, lumen, at, spacing, {"lungs": lungs}, subvoxels=False)
         paint_vessels(hu, lumen, at, spacing, {**scene.others, **scene.disease.layers()})
-        _trace(lumen, scene.disease.tree, np.array([a[0] for a in at]), spacing)
         _clear_aorta(lumen, scene, at)
     return volume, labels, axes
 
@@ -262,12 +262,14 @@ def _clear_aorta(labels: LabelArray, scene: _Scene, axes: list[NDArray[np.float3
     labels[tuple(index[scene.anatomy.aorta(scene.pose.to_heart(points)) < 0].T)] = 0
 
 
-def _trace(labels: LabelArray, tree: list[Centreline], origin: NDArray, spacing: NDArray) -> None:
-    """Labels every voxel that a centreline passes, so that vessels thinner than a voxel stay connected."""
+def _trace(labels: LabelArray, tree: tuple[Centreline, ...], axes: list[NDArray[np.float32]]) -> None:
+    """Labels every voxel that a centreline passes, so that a vessel thinner than a voxel stays one connected line."""
+    origin, step = np.array([[a[0], a[1] - a[0]] for a in axes]).T
     for line in tree:
-        fine = np.linspace(0, len(line.points_mm) - 1, 4 * len(line.points_mm))
-        points = np.stack([np.interp(fine, np.arange(len(line.points_mm)), c) for c in line.points_mm.T], 1)
-        index = np.rint((points - origin) / spacing).astype(int)
+        points = line.points_mm
+        fine = np.linspace(0, len(points) - 1, 8 * len(points))
+        points = np.stack([np.interp(fine, np.arange(len(points)), c) for c in points.T], 1)
+        index = np.rint((points - origin) / step).astype(int)
         index = index[((index >= 0) & (index < labels.shape)).all(1)]
         empty = labels[tuple(index.T)] == 0
         labels[tuple(index[empty].T)] = 1 if line.name == "LCA" else 2

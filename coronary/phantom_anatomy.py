@@ -139,8 +139,8 @@ class Anatomy:
         self.aorta_line = smooth_path(
             [
                 [4, 2, -2, 10], [11, 5, 6, 12], [13, 6, 15, 16.5 * ao], [16, 7, 26, 14.5 * ao], [21, 8, 42, 15.5 * ao],
-                [20, 2, 62, 15 * ao], [5, -24, 80, 13.5 * ao], [-14, -48, 72, 12.5 * ao], [-20, -62, 45, 12 * ao],
-                [-20, -64, 0, 11.5 * ao], [-16, -62, -60, 11 * ao], [-8, -58, -170, 10.5 * ao],
+                [20, 2, 62, 15 * ao], [5, -24, 80, 13.5 * ao], [-14, -48, 72, 12.5 * ao], [-24, -62, 45, 12 * ao],
+                [-25, -64, 0, 11.5 * ao], [-20, -62, -60, 11 * ao], [-8, -58, -170, 10.5 * ao],
             ], 6.0,
         )  # fmt: skip
         pa = self._size["pa"]
@@ -211,9 +211,14 @@ class Anatomy:
         return smooth_union(surface, atria, 7)
 
     def obstacles(self, p: Array) -> Sdf:
-        """Distance to what a coronary artery runs around: epicardium, aorta and pulmonary trunk (not the appendage)."""
+        """Distance to what a coronary artery runs around: epicardium, aorta and pulmonary trunk (not the appendage).
+
+        The fat-filled gap between trunk and left ventricle counts as solid: the LAD rounds the trunk outside it.
+        """
         heart = self.heart(p)
-        return np.minimum(self.epicardium(heart), np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0))
+        gap = capsule_path(p, np.array([[-8.0, 12, 19], [-20, 15, 14]]), np.array([6.0, 6.0]))
+        vessels = np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0)
+        return np.minimum(self.epicardium(heart), np.minimum(vessels, gap))
 
     def clearance(self, p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Distance of points (n, 3) to the obstacles, and the unit direction away from them (n, 3)."""
@@ -235,11 +240,11 @@ class Anatomy:
         rough = texture(9.0, 0)
         sac = smooth_union(smooth_union(epicardium, np.minimum(heart["aorta"], heart["pa"]) - 1, 30), epicardium, 25)
         sac = sac - (3.5 * self._size["fat"] + 1.2 * texture(24.0, 1))
-        cage = ellipsoid(p, (3, -22, -10), (132, 92, 1e4)) + 1.5 * texture(24.0, 2)
-        body = ellipsoid(p, (3, -26, -10), (172, 122, 1e4)) + 3 * texture(24.0, 3)
+        cage = ellipsoid(p, (3, -26, -10), (128, 85, 1e4)) + 1.5 * texture(24.0, 2)
+        body = ellipsoid(p, (3, -31, -10), (168, 117, 1e4)) + 3 * texture(24.0, 3)
         dome = -28 - 0.004 * ((x - 55) ** 2 + (y + 5) ** 2)
         diaphragm = np.where(x > -5, z - dome, z + 40 + 0.006 * ((x + 60) ** 2 + (y + 5) ** 2)) * 0.8
-        middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 40) / 3.0) - 9)
+        middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 35) / 3.0) - 8)
         middle = smooth_union(middle, np.hypot((x - 4) / 1.6, y + 15) - 24 - 0.2 * (20 - z), 12)
         lung = np.maximum(np.maximum(cage + 3, -sac), np.maximum(-middle, 6 - diaphragm))
         for vein in self._pulmonary_veins:
@@ -291,7 +296,8 @@ class Anatomy:
         slope = z + 0.45 * (y + 22)
         ribs = np.hypot((cage - 5) / 3.2, ((slope + 14) % 28 - 14) / 6.0) * 3.2 - 3.2
         ribs = np.maximum(ribs, np.maximum(y - 42, 22 - np.abs(x - 4)))
-        sternum = np.maximum(np.maximum(np.abs(x - 3) - 15, np.abs(y - 76) - 5.5), np.abs(z - 40) - 80) - 1
+        flat = np.stack([np.maximum(np.abs(x - 3) - 13, 0), np.maximum(np.abs(y - 62 + 0.06 * (z - 40)) - 2, 0)])
+        sternum = np.maximum(np.hypot(*flat) - 3.5 - 0.02 * (z - 20), np.abs(z - 40) - 80)
         disc = (z + 4) % 26 - 13
         body = np.maximum(np.hypot((x - 4) / 18, (y + 82) / 15) * 15 - 15, np.abs(disc) - 10.5)
         arch = np.maximum(np.abs(np.hypot(x - 4, y + 106) - 11) - 3, np.abs(disc + 4) - 8)

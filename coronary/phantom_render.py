@@ -1,7 +1,7 @@
 """Sampling the phantom's scene on a voxel grid: soft anatomy from a coarse lattice, vessels at sub-voxel detail.
 
 The lattice is fixed to the scene, not to the scan, so that two scans of one seed show one scene. Vessels, calcium and leads
-are capsules, painted on sub-voxels of at most 0.4 mm and averaged: a voxel's HU and its share of lumen agree.
+are capsules, painted on sub-voxels of at most 0.45 mm and averaged: a voxel's HU and its share of lumen agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 PITCH_MM = 2.0
 TILE = 64
 BLOCK = 32
-SUBVOXEL_MM = 0.4
+SUBVOXEL_MM = 0.45
 
 Array = NDArray[np.float32]
 

@@ -222,22 +222,25 @@ class Grower:
         lcx_way = self.groove(AV_MM, self.up, self.left, (jitter(58, 66), lcx_end))
         r_main = jitter(1.9, 2.5)
         share = jitter(0.45, 0.62)  # Murray's law: the LAD's share of the left main's cubed radius
-        fork = ostium + jitter(8, 14) * unit(np.array([-1, jitter(-0.1, 0.3), 0.25]))
+        fork = ostium + jitter(9, 15) * unit(np.array([-1, jitter(-0.1, 0.3), 0.25]))
         main = self.add("LCA", "LM", np.vstack([ostium, ostium + 3 * out, fork]), (r_main, 0.95 * r_main), None)
         end = self.lines[main].points_mm[-1]
         ahead = 3 * unit(end - self.lines[main].points_mm[-8])
+        lad_way = lad_way[np.argmax((lad_way - end) @ [-0.7, 0.7, -0.1] > 8) :]
+        # Over the gap between pulmonary trunk and ventricle, not through it.
+        round_the_trunk = 0.5 * (end + lad_way[0]) + 5 * unit(np.array([-0.5, -0.6, 0.5]))
         tips = jitter(0.55, 0.75), jitter(0.55, 0.85)
         self.add(
             "LCA",
             "LAD",
-            np.vstack([end, end + ahead, lad_way[lad_way[:, 0] < end[0] - 6]]),
+            np.vstack([end, round_the_trunk, lad_way]),
             (r_main * share ** (1 / 3), tips[0]),
             main,
         )
         self.add(
             "LCA",
             "LCx",
-            np.vstack([end, end + ahead, lcx_way[lcx_way[:, 1] < end[1] - 6]]),
+            np.vstack([end, end + ahead, lcx_way[np.argmax(lcx_way[:, 1] < end[1] - 6) :]]),
             (r_main * (1 - share) ** (1 / 3), tips[1]),
             main,
         )
@@ -295,12 +298,22 @@ def grow(anatomy: Anatomy, rng: np.random.Generator) -> list[Centreline]:
 
     Proximal radii 1.5-2.4 mm taper to 0.45-0.85 mm; LCA and RCA stay at least 2 mm apart.
     """
-    grower = Grower(anatomy, rng)
-    right_dominant = rng.random() < 0.85
-    grower.left_tree(right_dominant)
-    grower.right_tree(right_dominant)
-    grower.side_branches()
-    return _keep_apart(grower.lines)
+    for _ in range(6):
+        grower = Grower(anatomy, rng)
+        right_dominant = rng.random() < 0.85
+        grower.left_tree(right_dominant)
+        grower.right_tree(right_dominant)
+        grower.side_branches()
+        tree = _keep_apart(grower.lines)
+        if all(_runs_outside(line, anatomy) for line in tree):
+            break  # else a branch got stuck between chambers (1 draw in 20): draw again
+    return tree
+
+
+def _runs_outside(line: Centreline, anatomy: Anatomy) -> bool:
+    """Whether a branch, past an ostium, stays within 2 mm of the outside of muscle and great vessels."""
+    depth = line.radius_mm - anatomy.clearance(line.points_mm)[0]
+    return bool(np.all(depth[int(5 / STEP_MM) if line.parent is None else 0 :] < 2.0))
 
 
 def _keep_apart(lines: list[Centreline], gap_mm: float = 2.0, shortest_mm: float = 8.0) -> list[Centreline]:
