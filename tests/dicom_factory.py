@@ -62,7 +62,7 @@ def write_series(
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        path = folder / f"IM{(k * 7 + 3) % 101:03d}-{number}.dcm"
+        path = folder / f"IM{(k * 37 + 3) % 101:03d}-{number}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         files.append(path)
     return files

@@ -7,14 +7,18 @@ between slices comes from their positions; SliceThickness is not the spacing.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from jaxtyping import Float64
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import InputError
 from shared.io.archive import Files
@@ -73,8 +77,11 @@ def read_series(path: Path, series: str | None = None) -> Volume:
         InputError: no series, no such series, or one that is not an even stack of slices of one size.
     """
     with Files(path) as files:
-        chosen, notes = _choose(path, _find(path, files), series)
+        found, unplaced = _find(path, files)
+        chosen, notes = _choose(path, found, series)
         slices = _sorted(path, chosen)
+        if left_out := unplaced[_uid(slices[0].header)]:
+            notes = (*notes, f"{left_out} files of the series are no grey slices with a position and were left out")
         shape = (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices))
         grid = check_grid(path, shape, _affine(path, slices))
         canvas = Canvas(path, grid)
@@ -120,32 +127,50 @@ def _parse(path: Path, files: Files, name: str) -> pydicom.Dataset:
         return pydicom.dcmread(file, stop_before_pixels=True, force=True)
 
 
-def _find(path: Path, files: Files) -> list[list[Slice]]:
-    """Find the slices (grey pictures of one frame with a position in space), grouped by series."""
+def _find(path: Path, files: Files) -> tuple[list[list[Slice]], Counter[str]]:
+    """Group the slices by series; counts what else each series holds."""
     found: dict[str, list[Slice]] = {}
-    read = multiframe = 0
+    unplaced: Counter[str] = Counter()
+    multiframe = False
     for name in files.names():
         with _reading(path, name):
             head = files.head(name, PREAMBLE_BYTES)
         if not _looks_dicom(head) or name.rpartition("/")[2] == "DICOMDIR":
             continue
         header = _parse(path, files, name)
-        read += 1
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            multiframe += 1
-        elif _is_slice(header):
-            found.setdefault(str(header.get("SeriesInstanceUID")), []).append(Slice(name, header))
+        with _reading(path, name):  # values are converted when they are first asked for
+            usable, frames = _is_slice(header), _frames(header)
+        if usable:
+            found.setdefault(_uid(header), []).append(Slice(name, header))
+        else:
+            unplaced[_uid(header)] += 1
+            multiframe |= frames > 1
     if not found:
+        read = unplaced.total()
         what = f"{read} DICOM files, but none is a slice with a position in space" if read else "no DICOM files"
         what = "multi-frame DICOM, which is not read" if multiframe else what
         raise InputError(path, f"holds {what}", "give the folder of a CT series, or convert it with dcm2niix")
-    return list(found.values())
+    return list(found.values()), unplaced
 
 
 def _is_slice(header: pydicom.Dataset) -> bool:
-    needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-    kind = header.get("ImageType") or ()
-    return all(header.get(key) for key in needed) and header.get("SamplesPerPixel", 1) == 1 and "LOCALIZER" not in kind
+    """Say whether this is a grey picture of one frame with a place in space, and no scout view."""
+    sizes = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+    placed = all(_holds(header.get(key), n) for key, n in sizes.items())
+    grey = header.get("SamplesPerPixel", 1) == 1 and header.get("Rows") and header.get("Columns")
+    return bool(placed and grey and _frames(header) == 1 and "LOCALIZER" not in (header.get("ImageType") or ()))
+
+
+def _holds(value: Any, count: int) -> bool:
+    return isinstance(value, MultiValue) and len(value) == count and bool(np.isfinite(np.array(value, float)).all())
+
+
+def _frames(header: pydicom.Dataset) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _uid(header: pydicom.Dataset) -> str:
+    return str(header.get("SeriesInstanceUID") or "")
 
 
 def _choose(path: Path, found: list[list[Slice]], wanted: str | None) -> tuple[list[Slice], tuple[str, ...]]:
@@ -188,8 +213,6 @@ def _sorted(path: Path, slices: list[Slice]) -> list[Slice]:
         if own != size:
             problem = f"slices of unequal size: {one.name} is {format_shape(own)}, {first.name} {format_shape(size)}"
             raise InputError(path, problem, AGAIN)
-        if len(one.cosines) != 6 or len(one.position_mm) != 3 or len(one.header.PixelSpacing) != 2:
-            raise InputError(path, f"slice {one.name} has an incomplete position, orientation or spacing", AGAIN)
         if np.abs(one.cosines - first.cosines).max() > COSINE_TOLERANCE:
             raise InputError(path, f"slices {one.name} and {first.name} lie in different directions", AGAIN)
         if not np.allclose(one.header.PixelSpacing, first.header.PixelSpacing, rtol=1e-3, atol=0):
@@ -234,9 +257,7 @@ def _check_spacing(path: Path, slices: list[Slice], along_mm: Float64[np.ndarray
 
     doubled = np.flatnonzero(gaps < SAME_PLACE_MM)
     if len(doubled):
-        problem = (
-            f"slices are duplicated: {pair(int(doubled[0]))} lie at one position, and {len(doubled) - 1} more pairs"
-        )
+        problem = f"{len(doubled)} of its slices are duplicated, such as {pair(int(doubled[0]))}, at one position"
         raise InputError(path, problem, "keep one slice (one phase, one reconstruction) for each position")
     if np.abs(along_mm - np.linspace(0, along_mm[-1], len(along_mm))).max() <= POSITION_TOLERANCE_MM:
         return
@@ -252,6 +273,9 @@ def _hounsfield(path: Path, files: Files, one: Slice) -> Float64[np.ndarray, "co
     """Decode one slice and apply its rescale slope and intercept."""
     with _reading(path, one.name), files.open(one.name) as file:
         dataset = pydicom.dcmread(file, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a file from before there were file headers
+            implicit, _ = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         raw = dataset.pixel_array.transpose()[:, :, None]
         slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
         if raw.shape[:2] != (one.header.Columns, one.header.Rows):
