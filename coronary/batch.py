@@ -6,11 +6,9 @@ Beside the mask, which keeps the scan's name, every scan ``NAME`` leaves ``NAME.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from coronary.predict import Predictor, Progress
 from coronary.tree import Tree, measure

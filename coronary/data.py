@@ -1,4 +1,4 @@
-"""ImageCAS-style folders, a cache of preprocessed cases, and patches drawn from it."""
+"""A cache of preprocessed cases on disk, and patches drawn from it."""
 
 from __future__ import annotations
 
@@ -12,49 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from coronary.cases import Case
 from coronary.config import Config, Preprocessing
 from coronary.preprocess import preprocess
 from shared.config import config_hash
-from shared.errors import InputError, SetupError
+from shared.errors import InputError
 from shared.geometry import resample_to_spacing
 from shared.io.volume import read_volume
-
-IMAGE, LABEL = ".img.nii.gz", ".label.nii.gz"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One scan and its binary lumen label, as ImageCAS lays them out."""
-
-    name: str
-    image: Path
-    label: Path
-
-
-def find_cases(directory: Path) -> list[Case]:
-    """Find ``ID.img.nii.gz`` with ``ID.label.nii.gz`` in a folder and below, in the order of their ids.
-
-    Raises:
-        SetupError: the folder holds no such pair.
-    """
-    images = sorted(directory.rglob("*" + IMAGE), key=lambda path: (len(path.name), path.name))
-    cases = [
-        Case(image.name.removesuffix(IMAGE), image, image.with_name(image.name.removesuffix(IMAGE) + LABEL))
-        for image in images
-    ]
-    cases = [case for case in cases if case.label.exists()]
-    if not cases:
-        raise SetupError(f"{directory}: no pair ID{IMAGE} and ID{LABEL} in it; give the folder of ImageCAS")
-    return cases
-
-
-def split_cases(cases: Sequence[Case], fraction: float, seed: int) -> tuple[list[Case], list[Case]]:
-    """Cut cases into training and validation, seeded; at least one case each (a single case serves as both)."""
-    if len(cases) == 1:
-        return list(cases), list(cases)
-    order = np.random.default_rng(seed).permutation(len(cases))
-    count = min(max(round(len(cases) * fraction), 1), len(cases) - 1)
-    return [cases[i] for i in sorted(order[count:])], [cases[i] for i in sorted(order[:count])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from coronary.cases import Case, find_cases
 from coronary.predict import Predictor
+from shared.draw import preview
+from shared.errors import SetupError
+from shared.io.atomic import whole
 from shared.io.volume import read_volume
+from shared.io.writers import write_csv, write_json
 from shared.metrics.bootstrap import bootstrap_interval
 from shared.metrics.overlap import betti0_error, cl_dice, dice, hd95_mm, surface_dice
+from shared.types import Segmentation
 
 METRICS = ("dice", "cl_dice", "hd95_mm", "surface_dice_1mm", "betti0_error")
 
@@ -66,7 +73,7 @@ def evaluate(
     cases: Sequence[tuple[Path, Path]],
     *,
     device: str = "auto",
-    on_case: Callable[[dict[str, Any]], None] | None = None,
+    on_case: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Scores:
     """Predict every ``(scan, label)`` and compare them on the scan's grid, lumen against background."""
     predictor = model if isinstance(model, Predictor) else Predictor(model, device)
@@ -78,5 +85,49 @@ def evaluate(
         row |= compare(segmentation.labels > 0, truth.array > 0, truth.spacing_mm)
         rows.append(row)
         if on_case is not None:
-            on_case(row)
+            on_case(len(rows), row)
     return Scores(tuple(rows))
+
+
+def evaluate_folder(
+    model: Path, data: Path, split: str, out: Path, device: str, on_case: Callable[[int, str], None]
+) -> Scores:
+    """Evaluate the cases of ``split`` in ``data``; write scores.json, cases.csv and pictures of the worst three.
+
+    Raises:
+        SetupError: no such split, or no cases.
+    """
+    cases = _split(find_cases(data), data, split)
+    predictor = Predictor(model, device)
+    scores = evaluate(
+        predictor, [(case.image, case.label) for case in cases], on_case=lambda n, row: on_case(n, str(row["case"]))
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(scores.rows, out / "cases.csv")
+    content = {"model_sha256": predictor.session.sha256, "engine": predictor.engine, "precision": predictor.precision}
+    write_json(content | {"split": split, "cases": len(cases), "scores": scores.summary()}, out / "scores.json")
+    by_name = {case.name: case for case in cases}
+    for row in sorted(scores.rows, key=lambda row: float(row["dice"]))[:3]:
+        _picture(by_name[row["case"]], predictor, out / f"worst-{row['case']}.png", row)
+    return scores
+
+
+def _split(cases: list[Case], data: Path, split: str) -> list[Case]:
+    if split == "all":
+        return cases
+    try:
+        names = {str(name) for name in json.loads((data / "splits.json").read_text())[split]}
+    except (OSError, ValueError, KeyError) as error:
+        raise SetupError(f"{data / 'splits.json'}: no split {split!r} there ({error}); give --split all") from error
+    return [case for case in cases if case.name in names]
+
+
+def _picture(case: Case, predictor: Predictor, path: Path, row: dict[str, Any]) -> None:
+    """Draw hits, misses and extras of one case."""
+    truth = read_volume(case.label)
+    scan = read_volume(case.image)
+    found, wanted = predictor(scan).labels > 0, truth.array > 0
+    labels = np.where(found & wanted, 1, np.where(wanted, 2, np.where(found, 3, 0))).astype(np.uint8)
+    shown = Segmentation(labels, scan.affine, {0: "background", 1: "hit", 2: "missed", 3: "extra"}, scan.source)
+    with whole(path) as aside:
+        preview(scan, shown, title=f"{case.name}: Dice {row['dice']:.3f}, clDice {row['cl_dice']:.3f}").save(aside)

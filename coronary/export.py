@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from coronary.cases import find_cases, split_cases
 from coronary.config import Config
-from coronary.data import CachedCase, cache_case, find_cases, split_cases
+from coronary.data import CachedCase, cache_case
 from coronary.evaluate import evaluate
 from coronary.model import build
 from coronary.predict import METADATA_VERSION

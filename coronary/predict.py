@@ -21,7 +21,7 @@ from coronary.config import HuWindow, Inference, Preprocessing
 from coronary.contrast import ContrastRegion, contrast_region, near_on
 from coronary.preprocess import Prepared, preprocess
 from coronary.tree import label_sides
-from shared.errors import SetupError
+from shared.errors import InputError, SetupError
 from shared.geometry import Box, bounding_box, crop, resample_to_grid
 from shared.io.volume import from_array, from_sitk, read_volume
 from shared.postprocess import keep_components
@@ -71,6 +71,16 @@ class Predictor:
         if trained_windows:
             self.inference = self.inference.model_copy(update={"grow": 1.0})
         self.contrast_check = contrast_check
+
+    @property
+    def device(self) -> str:
+        """Device really used."""
+        return self.session.device
+
+    @property
+    def engine(self) -> str:
+        """Engine and version really used."""
+        return self.session.engine
 
     @property
     def precision(self) -> str:
@@ -147,6 +157,22 @@ def as_volume(image: Image) -> Volume:
     if isinstance(image, tuple):
         return from_array(*image)
     return from_sitk(image)
+
+
+def mask_from_file(path: Path | str) -> Segmentation:
+    """Read a mask as a ``Segmentation``: labels 1 LCA and 2 RCA where both values occur, an artery of neither else.
+
+    Raises:
+        InputError: it cannot be read, or it holds other values than 0 to 3.
+    """
+    volume = read_volume(path)
+    values = np.unique(volume.array)
+    if not np.isin(values, [0, 1, 2, 3]).all():
+        shown = ", ".join(f"{value:g}" for value in values[:6])
+        raise InputError(path, f"its values are {shown}{' ...' if len(values) > 6 else ''}", "give a mask of 0 to 3")
+    labels = volume.array.astype(np.uint8)
+    names = TASKS["coronary"].labels if (values == 2).any() else {1: "artery"}
+    return Segmentation(labels, volume.affine, names, volume.source)
 
 
 def threshold_on(grid: Grid, probability: VolumeArray, affine: Affine, threshold: float) -> MaskArray:

@@ -17,8 +17,9 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
+from coronary.cases import find_cases, split_cases
 from coronary.config import Config
-from coronary.data import CachedCase, Patches, batches_from, cache_case, find_cases, split_cases
+from coronary.data import CachedCase, Patches, batches_from, cache_case
 from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
 from shared.io.atomic import whole

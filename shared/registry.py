@@ -56,7 +56,7 @@ TASKS: Mapping[str, Task] = {
         labels={0: "background", 1: "LCA", 2: "RCA", 3: "unassigned artery"},
         models={"fp32": "coronary.onnx", "int8": "coronary-int8.onnx"},
         extra="coronary",
-        own_verbs={},
+        own_verbs={"measure": "lengths, diameters and narrowings of a mask"},
     ),
 }
 

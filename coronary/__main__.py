@@ -1,0 +1,335 @@
+"""The command line ``coronary``: parses, calls, exits. Heavy imports happen inside the verbs."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from shared.cli import Answer, Voice, run_command
+from shared.errors import SetupError
+from shared.registry import TASKS
+
+Device = Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")]
+Precision = Literal["auto", "fp32", "int8"]
+Quiet = Annotated[Voice, arg(name=""), FlagCreatePairsOff]
+Flag = FlagCreatePairsOff[bool]
+PresetName = Literal["smoke", "lite", "reference-baseline"]
+
+
+def demo(
+    out: Path = Path("runs/demo/coronary"),
+    seed: int = 7_000_001,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Make a phantom that training never saw, segment it with the shipped model, score it.
+
+    Args:
+        out: folder for every output.
+        seed: random seed of the phantom.
+        device: where the network runs.
+        precision: INT8 or float32; auto is INT8 on the CPU.
+        voice: how to speak.
+    """
+    from coronary.demo import demo as run
+
+    return run(out, seed, device, precision, voice)
+
+
+def predict(
+    inputs: Positional[list[Path]],
+    /,
+    out: Path,
+    model: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Flag = False,
+    series: str | None = None,
+    dicom_seg: Flag = False,
+    any_scan: Flag = False,
+    threads: int = 0,
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Segment scans: NIfTI, NRRD, MHA, DICOM series (folder or .zip), or folders of them.
+
+    Args:
+        inputs: scans, or folders to search for scans.
+        out: folder for the results; each keeps its scan's name.
+        model: an ONNX file or a folder of them; the shipped model if left out.
+        device: where the network runs.
+        precision: INT8 or float32; auto is INT8 on the CPU and float32 on CUDA.
+        overwrite: do again what is done.
+        series: DICOM series to read: its number, UID or description; else the largest axial one.
+        dicom_seg: write DICOM SEG too (DICOM inputs only).
+        any_scan: segment scans without visible contrast as well.
+        threads: CPU threads; 0 leaves it to the engine.
+        voice: how to speak.
+    """
+    from coronary.batch import Options, plan, predict_case
+    from coronary.predict import Predictor
+    from shared.cohort import run_cohort
+    from shared.report import Report, recorded
+
+    if not inputs:
+        raise SetupError("no scan was named; give files or folders")
+    options = Options(series, dicom_seg)
+    items = plan(inputs, out, options)
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = {"inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite}
+    with recorded(Report("coronary", "predict", arguments), out / "report.json") as report:
+        with report.stage("load model"):
+            predictor = Predictor(model, device, precision=precision, threads=threads, contrast_check=not any_scan)
+        report.use_model(predictor.session.path, predictor.session.sha256)
+        report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
+        with voice.progress("coronary", total=len(items)) as update:
+            done = 0
+
+            def windows(ran: int, of: int) -> None:
+                update(done + 0.95 * ran / of, items[done].path.name)
+
+            def ended(record: Any) -> None:
+                nonlocal done
+                done += 1
+                update(done, None)
+                report.add_record(record)
+                voice.say(_line(record))
+
+            result = run_cohort(
+                items, lambda item: predict_case(item, predictor, options, windows), overwrite=overwrite, on_end=ended
+            )
+        report.exit_status = result.exit_status
+        if result.stopped is not None:
+            report.failures.append(str(result.stopped) or "interrupted")
+    for failure in report.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    counts = {status: len(result.having(status)) for status in ("done", "skipped", "failed")}
+    voice.say(
+        f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed; results in {out} "
+        f"({predictor.engine} on {predictor.device}, {predictor.precision})"
+    )
+    return Answer(report.as_dict(), result.exit_status)
+
+
+def _line(record: Any) -> str:
+    """One line for people about one scan."""
+    if record.status != "done":
+        return f"{record.item.path}: {record.status}"
+    found = record.outcome.result
+    text = f"{record.item.path}: {found['branches']} branches, {found['length_mm']:.0f} mm, {record.seconds:.1f} s"
+    return "\n  ".join([text, *record.outcome.findings])
+
+
+def measure(mask: Positional[Path], /, out: Path | None = None, voice: Quiet = Voice()) -> Answer:
+    """Measure the artery tree of a mask: lengths, diameters, narrowings. Labels 1 LCA, 2 RCA are kept if there.
+
+    Args:
+        mask: a NIfTI, NRRD or MHA mask.
+        out: folder for the tree as JSON and CSV; nothing is written if left out.
+        voice: how to speak.
+    """
+    from coronary.demo import tree_table
+    from coronary.predict import mask_from_file
+    from coronary.tree import measure as measure_tree
+    from shared.io.volume import stem
+    from shared.io.writers import write_csv, write_json
+
+    tree = measure_tree(mask_from_file(mask))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(tree.to_dict(), out / f"{stem(mask)}.tree.json")
+        write_csv(tree.to_rows(), out / f"{stem(mask)}.tree.csv")
+    voice.say(tree_table(tree), *tree.notes)
+    return Answer(tree.to_dict())
+
+
+def train_verb(argv: list[str]) -> Callable[..., Answer]:
+    """Build the verb ``train``: its flags are the config's fields, their defaults those of the preset in ``argv``."""
+    from coronary.config import PRESETS, Config
+    from shared.config import apply_preset
+
+    flags = dict(itertools.pairwise(argv)) | dict(a.split("=", 1) for a in argv if "=" in a)
+    chosen = apply_preset(Config(), PRESETS.get(flags.get("--preset", ""), {}))
+
+    def train(
+        preset: PresetName | None = None,
+        data: Path | None = None,
+        out: Path | None = None,
+        resume: Path | None = None,
+        config: OmitArgPrefixes[Config] = chosen,
+        voice: Quiet = Voice(),
+    ) -> Answer:
+        """Train, and export the best weights; without --data on phantoms that it makes itself.
+
+        Args:
+            preset: what to start from; every field of it is a flag below.
+            data: folder in ImageCAS's layout, ID.img.nii.gz beside ID.label.nii.gz.
+            out: run folder; runs/coronary/PRESET if left out.
+            resume: a run folder to go on with; its own config is used.
+            config: the run's settings.
+            voice: how to speak.
+        """
+        from coronary.train import train as run
+        from shared.config import load_config
+
+        if preset is None and resume is None:
+            raise SetupError(f"no preset was named; give --preset {' | '.join(PRESETS)}, or --resume RUN")
+        folder = resume or out or Path("runs/coronary") / str(preset)
+        if resume is not None:
+            config = load_config(Config, resume / "config.json")
+        elif (folder / "last.ckpt").exists():
+            raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
+        with voice.progress("training", total=config.steps) as update:
+            run(config, folder, data, on_step=lambda step, loss: update(step, f"loss {loss:.3f}"))
+        voice.say(f"best and last checkpoints in {folder}; next: coronary export {folder} --out model.onnx")
+        return Answer({"run": folder, "config": config})
+
+    return train
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    split: str = "all",
+    out: Path | None = None,
+    device: Device = "auto",
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Score a model on labelled scans: scores.json, one CSV row a case, pictures of the worst three.
+
+    Args:
+        model: an ONNX file.
+        data: folder in ImageCAS's layout.
+        split: all, or a name in DATA/splits.json, which maps names to lists of ids.
+        out: folder for the scores; runs/coronary/evaluate if left out.
+        device: where the network runs.
+        voice: how to speak.
+    """
+    from coronary.evaluate import evaluate_folder
+
+    folder = out or Path("runs/coronary/evaluate")
+    with voice.progress("evaluating") as update:
+        scores = evaluate_folder(model, data, split, folder, device, lambda done, case: update(done, case))
+    for metric, found in scores.summary().items():
+        voice.say(f"{metric:18} {found['mean']:.3f} +- {found['sd'] or 0:.3f}")
+    voice.say(f"in {folder}")
+    return Answer({"scores": scores.summary(), "cases": scores.rows})
+
+
+def export(
+    run: Positional[Path], /, out: Path, int8: Flag = False, data: Path | None = None, voice: Quiet = Voice()
+) -> Answer:
+    """Turn a run into one ONNX file, if it computes what torch does; with --int8 the quantised twin as well.
+
+    Args:
+        run: the run folder.
+        out: the ONNX file; with --int8 name it NAME-int8.onnx, float32 goes to NAME.onnx.
+        int8: quantise, if the loss in Dice stays within the gate.
+        data: the data the run was trained on; its phantoms if left out.
+        voice: how to speak.
+    """
+    from coronary.export import export_run
+
+    export_run(run, out, int8=int8, data=data)
+    voice.say(f"wrote {out}")
+    return Answer({"model": out})
+
+
+def phantom(
+    out: Path,
+    count: int = 1,
+    seed: int = 0,
+    first_id: int = 1,
+    shape: tuple[int, int, int] = (256, 256, 200),
+    spacing_mm: tuple[float, float, float] = (0.45, 0.45, 0.5),
+    orientation: str = "LPS",
+    contrast: bool = True,
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Write synthetic scans with exact truth in ImageCAS's layout.
+
+    Args:
+        out: folder to write to.
+        count: how many.
+        seed: random seed; a case is a function of it and its id.
+        first_id: id of the first case.
+        shape: voxels along right-left, back-front, foot-head.
+        spacing_mm: voxel size along the same axes.
+        orientation: axis codes on disk, such as LPS or RAS.
+        contrast: contrast agent in the blood.
+        voice: how to speak.
+    """
+    from coronary.phantom import PhantomConfig, write_dataset
+
+    config = PhantomConfig(shape=shape, spacing_mm=spacing_mm, orientation=orientation, contrast=contrast)
+    with voice.progress("phantoms", total=count) as update:
+        cases = write_dataset(out, count, seed, config, first_id=first_id, on_case=lambda n: update(n, None))
+    voice.say(f"{len(cases)} phantoms in {out}")
+    return Answer({"out": out, "cases": cases})
+
+
+def info(probe: Flag = False, voice: Quiet = Voice()) -> Answer:
+    """Tell version, labels, models and engines.
+
+    Args:
+        probe: really load each model on the engine that `auto` would take.
+        voice: how to speak.
+    """
+    from shared.registry import info as registry_info
+
+    found = registry_info("coronary", _probe if probe else None)
+    voice.say(f"Skiagram {found['version']}: {found['summary']}. Research software, not a medical device.")
+    for label, name in found["labels"].items():
+        voice.say(f"  label {label}: {name}")
+    for precision, model in found["models"].items():
+        voice.say(f"  {precision} model: {model.get('path', model.get('problem'))}")
+        if "probe" in model:
+            voice.say(f"    runs with {model['probe']['engine']} on {model['probe']['device']}")
+    for engine, version in found["engines"].items():
+        voice.say(f"  {engine}: {version or 'not installed'}")
+    return Answer(found)
+
+
+def _probe(path: Path) -> dict[str, Any]:
+    from coronary.predict import Predictor
+
+    predictor = Predictor(path)
+    return {"engine": predictor.engine, "device": predictor.device, "precision": predictor.precision}
+
+
+VERBS: dict[str, Callable[..., Answer]] = {
+    "demo": demo,
+    "predict": predict,
+    "measure": measure,
+    "evaluate": evaluate,
+    "export": export,
+    "phantom": phantom,
+    "info": info,
+}
+
+
+def run(argv: list[str]) -> Answer | None:
+    """Parse ``argv`` and do what it says; only the verb that is asked for is built, so that answers come at once."""
+    verb = argv[0] if argv else ""
+    if verb == "train":
+        return tyro.cli(train_verb(argv[1:]), prog="coronary train", args=argv[1:])
+    if verb in VERBS:
+        return tyro.cli(VERBS[verb], prog=f"coronary {verb}", args=argv[1:])
+    verbs = {**VERBS, "train": train_verb([])}
+    description = f"{TASKS['coronary'].summary}. Research software, not a medical device."
+    return tyro.extras.subcommand_cli_from_dict(
+        verbs, prog="coronary", description=description, args=argv or ["--help"]
+    )
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command(lambda: run(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
