@@ -90,9 +90,9 @@ def test_physical_aspect():
 
 def test_lines_lie_on_their_labels_and_marks_are_said(monkeypatch):
     labels = np.zeros((60, 60, 60), np.uint8)
-    labels[10:50, 29:32, 29:32] = 2
+    labels[20:55, 20:23, 33:36] = 2  # off the middle, so that a mirrored line would miss it
     volume, segmentation = scene(labels)
-    line_mm = np.stack([np.linspace(-10, 10, 30), np.full(30, 0.25), np.full(30, 0.25)], axis=1)
+    line_mm = np.stack([np.linspace(-4, 11.5, 30), np.full(30, -4.5), np.full(30, 2.0)], axis=1)
     plain = preview(volume, segmentation, width_px=900)
     said = words(
         monkeypatch,
