@@ -11,12 +11,13 @@ the aorta are not lumen.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -26,6 +27,8 @@ from coronary.phantom_render import Texture, Tubes, lattice_axes, paint_anatomy,
 from coronary.phantom_scan import Scan, add_noise, add_shading, add_streaks, blur, draw_scan
 from coronary.phantom_tree import Centreline, grow, veins
 from coronary.phantom_vessels import aortic_calcium, lung_vessels, pacing_lead
+from shared.geometry import from_ras
+from shared.io.atomic import whole
 from shared.types import Grid, LabelArray, Source, Volume
 
 
@@ -159,6 +162,7 @@ def _affine(config: PhantomConfig) -> NDArray[np.float64]:
 
 
 def _stored_grid(grid: Grid, orientation: str) -> Grid:
+    """The same voxels with their axes in another order and direction."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(orientation))
@@ -205,7 +209,7 @@ def _painter(
             10.0,
             1,
         ),  # contrast streams in unmixed
-        "right_ventricle": (blood["right"], 0.04 * blood["right"] * config.contrast, 12.0, 2),
+        "right_ventricle": (blood["right"], 0.06 * blood["right"] * config.contrast, 8.0, 2),
         "pulmonary_artery": (blood["pulmonary"], 0.0, 1.0, 0),
         "left_heart": (blood["left"], 0.015 * blood["left"], 14.0, 2),
         "bone": (600.0, 120.0, 6.0, 1),
@@ -278,49 +282,61 @@ def _trace(labels: LabelArray, tree: tuple[Centreline, ...], axes: list[NDArray[
 def write_phantom(phantom: Phantom, directory: Path | str, case_id: int) -> tuple[Path, Path]:
     """Writes ``ID.img.nii.gz`` (int16 HU) and ``ID.label.nii.gz`` (uint8, 1 lumen) as ImageCAS has them; returns both.
 
-    Beside them: ``ID.tree.nii.gz`` (uint8, 1 LCA, 2 RCA) and ``ID.centrelines.csv`` (tree, branch, parent, x y z RAS mm, radius).
+    Beside them: ``ID.tree.nii.gz`` (uint8, 1 LCA, 2 RCA) and ``ID.centrelines.csv`` (one row a point: branch, tree, artery,
+    parent branch, x, y, z in RAS mm, lumen radius in mm). The image is written last: where it is, the case is whole.
+
+    Raises:
+        SetupError: the folder cannot be written to.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     image, label = directory / f"{case_id}.img.nii.gz", directory / f"{case_id}.label.nii.gz"
-    _write_nifti(image, np.rint(phantom.volume.array).astype(np.int16), phantom)
-    _write_nifti(label, (phantom.labels > 0).astype(np.uint8), phantom)
-    _write_nifti(directory / f"{case_id}.tree.nii.gz", phantom.labels, phantom)
-    rows = ["branch,tree,artery,parent,x_mm,y_mm,z_mm,radius_mm"]
-    for k, line in enumerate(phantom.centrelines):
-        parent = "" if line.parent is None else line.parent
-        rows += [
-            f"{k},{line.name},{line.branch},{parent},{x:.3f},{y:.3f},{z:.3f},{r:.3f}"
-            for (x, y, z), r in zip(line.points_mm, line.radius_mm, strict=True)
-        ]
-    csv = directory / f"{case_id}.centrelines.csv"
-    csv.with_suffix(".csv.part").write_text("\n".join(rows) + "\n")
-    csv.with_suffix(".csv.part").replace(csv)
+    with whole(directory / f"{case_id}.centrelines.csv") as aside:
+        aside.write_text("\n".join(_centreline_rows(phantom.centrelines)) + "\n")
+    grid = phantom.volume.source.grid
+    _write_nifti(directory / f"{case_id}.tree.nii.gz", phantom.labels, grid)
+    _write_nifti(label, (phantom.labels > 0).astype(np.uint8), grid)
+    _write_nifti(image, np.rint(phantom.volume.array).astype(np.int16), grid)
     return image, label
 
 
-def _write_nifti(path: Path, array: NDArray[Any], phantom: Phantom) -> None:
-    """An array given in RAS+, stored on the phantom's own grid; the file appears whole or not at all."""
+def _centreline_rows(lines: tuple[Centreline, ...]) -> Iterator[str]:
+    yield "branch,tree,artery,parent,x_mm,y_mm,z_mm,radius_mm"
+    for k, line in enumerate(lines):
+        parent = "" if line.parent is None else line.parent
+        for (x, y, z), r in zip(line.points_mm, line.radius_mm, strict=True):
+            yield f"{k},{line.name},{line.branch},{parent},{x:.3f},{y:.3f},{z:.3f},{r:.3f}"
+
+
+def _write_nifti(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """Writes an array given in RAS+ as it lies on the stored ``grid``; the same array gives the same bytes."""
     import nibabel as nib
-    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-    stored = phantom.volume.source.grid
-    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(nib.aff2axcodes(stored.affine)))
-    image = nib.Nifti1Image(apply_orientation(array, turn), stored.affine)
+    image = nib.Nifti1Image(from_ras(array, grid), grid.affine)
     image.header.set_xyzt_units("mm")
-    aside = path.with_name(f".part.{path.name}")
-    nib.save(image, aside)
-    aside.replace(path)
+    with whole(path) as aside, aside.open("wb") as file, igzip.IGzipFile("", "wb", 1, file, mtime=0) as packed:
+        image.to_stream(packed)
 
 
-def write_dataset(directory: Path | str, count: int, seed: int, config: PhantomConfig) -> list[int]:
-    """Writes ``count`` phantoms in ImageCAS's layout, ids 1 to ``count``; case ``k`` is made from ``seed`` and ``k``."""
-    ids = list(range(1, count + 1))
-    for case_id in ids:
+def write_dataset(
+    directory: Path | str,
+    count: int,
+    seed: int,
+    config: PhantomConfig,
+    first_id: int = 1,
+    on_case: Callable[[int], None] | None = None,
+) -> list[int]:
+    """Writes ``count`` phantoms in ImageCAS's layout, ids from ``first_id``; a case is a function of seed, id and config.
+
+    ``on_case`` hears how many are written. Cases that are there already are made again.
+    """
+    ids = list(range(first_id, first_id + count))
+    for done, case_id in enumerate(ids, start=1):
         write_phantom(make_phantom(config, case_seed(seed, case_id)), directory, case_id)
+        if on_case is not None:
+            on_case(done)
     return ids
 
 
 def case_seed(seed: int, case_id: int) -> int:
-    """The seed of one case of a data set: cases of different data sets never meet."""
+    """The seed of one case, so that cases of data sets with different seeds do not meet."""
     return int(np.random.SeedSequence([seed, case_id]).generate_state(1)[0])

@@ -238,13 +238,15 @@ class Anatomy:
         heart = self.heart(p)
         epicardium = self.epicardium(heart)
         rough = texture(9.0, 0)
-        sac = smooth_union(smooth_union(epicardium, np.minimum(heart["aorta"], heart["pa"]) - 1, 30), epicardium, 25)
-        sac = sac - (3.5 * self._size["fat"] + 1.2 * texture(24.0, 1))
-        cage = ellipsoid(p, (3, -26, -10), (128, 85, 1e4)) + 1.5 * texture(24.0, 2)
-        body = ellipsoid(p, (3, -31, -10), (168, 117, 1e4)) + 3 * texture(24.0, 3)
-        dome = -28 - 0.004 * ((x - 55) ** 2 + (y + 5) ** 2)
-        diaphragm = np.where(x > -5, z - dome, z + 40 + 0.006 * ((x + 60) ** 2 + (y + 5) ** 2)) * 0.8
-        middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 35) / 3.0) - 8)
+        great = np.minimum(heart["aorta"], heart["pa"]) - 1
+        sac = smooth_union(epicardium, great, 22) - (1.0 + 3.0 * self._size["fat"] + 1.2 * texture(24.0, 1))
+        cage = ellipsoid(p, (3, -30, -10), (126, 84, 1e4)) + 1.5 * texture(24.0, 2)
+        body = ellipsoid(p, (3, -31, -10), (166, 110, 1e4)) + 3 * texture(24.0, 3)
+        right_dome = (z + 30 + 0.004 * ((x - 55) ** 2 + (y + 5) ** 2)) * 0.8
+        left_dome = (z + 42 + 0.005 * ((x + 60) ** 2 + (y + 5) ** 2)) * 0.8
+        diaphragm = smooth_union(right_dome, left_dome, 10) + 1.5 * texture(24.0, 4)
+        # What parts the lungs: spine and aorta behind, the sac's edges in front, great vessels above.
+        middle = np.minimum(np.hypot((x - 2) / 1.3, (y + 58) / 1.1) - 24, np.hypot(x - 5, (y - 35) / 3.0) - 7)
         middle = smooth_union(middle, np.hypot((x - 4) / 1.6, y + 15) - 24 - 0.2 * (20 - z), 12)
         lung = np.maximum(np.maximum(cage + 3, -sac), np.maximum(-middle, 6 - diaphragm))
         for vein in self._pulmonary_veins:
@@ -252,7 +254,7 @@ class Anatomy:
         for cava in self._cavae:
             heart["ra"] = smooth_union(heart["ra"], capsule_path(p, cava[:, :3], cava[:, 3]), 6)
         fine = texture(5.0, 4)
-        lv = np.maximum(heart["lv"] + 1.5 * rough + 0.8 * fine, -self._papillaries(p))
+        lv = np.maximum(heart["lv"] + 1.3 * rough + 1.1 * fine, -self._papillaries(p))
         left = np.minimum(np.minimum(lv, smooth_union(heart["la"], heart["appendage"] + 0.8 * fine, 5)), heart["aorta"])
         walls = np.minimum(epicardium, np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0))
         walls = np.minimum(walls, np.minimum(heart["la"], heart["ra"]) - 1.5)
@@ -262,7 +264,7 @@ class Anatomy:
             "table": np.maximum(np.abs(y + 160 - x * x / 900) - 2.5, np.abs(x) - 210),
             "skin": body,
             "fat": body + 1.8,
-            "muscle": np.maximum(np.abs(cage - 8) - 8 + 2.0 * rough, body + 6),
+            "muscle": np.maximum(np.abs(cage - 6) - 6 + 3.0 * rough, body + 6),
             "mediastinum": cage,
             "abdomen": np.maximum(diaphragm, cage),
             "lung": lung,
@@ -272,7 +274,7 @@ class Anatomy:
             "airway": airway,
             "muscle_of_heart": walls,
             "right_atrium": heart["ra"],
-            "right_ventricle": heart["rv"] + 1.2 * rough + 0.8 * fine,
+            "right_ventricle": heart["rv"] + 1.3 * rough + 1.2 * fine,
             "pulmonary_artery": heart["pa"],
             "left_heart": left,
             "bone": bones,
@@ -296,7 +298,7 @@ class Anatomy:
         slope = z + 0.45 * (y + 22)
         ribs = np.hypot((cage - 5) / 3.2, ((slope + 14) % 28 - 14) / 6.0) * 3.2 - 3.2
         ribs = np.maximum(ribs, np.maximum(y - 42, 22 - np.abs(x - 4)))
-        flat = np.stack([np.maximum(np.abs(x - 3) - 13, 0), np.maximum(np.abs(y - 62 + 0.06 * (z - 40)) - 2, 0)])
+        flat = np.stack([np.maximum(np.abs(x - 3) - 13, 0), np.maximum(np.abs(y - 57 + 0.06 * (z - 40)) - 2, 0)])
         sternum = np.maximum(np.hypot(*flat) - 3.5 - 0.02 * (z - 20), np.abs(z - 40) - 80)
         disc = (z + 4) % 26 - 13
         body = np.maximum(np.hypot((x - 4) / 18, (y + 82) / 15) * 15 - 15, np.abs(disc) - 10.5)
