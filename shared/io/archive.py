@@ -30,7 +30,7 @@ class Files:
             return
         try:
             self._zip = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, ValueError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise InputError(root, "is no zip archive, or a truncated one", "zip the series again") from error
         try:
             self._refuse_bombs(self._zip.infolist())

@@ -111,6 +111,6 @@ def as_float32(slab: Shaped[np.ndarray, "i j k"], slope: float, intercept: float
     if slope == 1 and intercept == 0:
         return slab
     work = np.float32 if slab.dtype.itemsize <= 2 else np.float64
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled: Float32[np.ndarray, "i j k"] = slab * work(slope) + work(intercept)
     return scaled

@@ -6,6 +6,7 @@ between slices comes from their positions; SliceThickness is not the spacing.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ COSINE_TOLERANCE = 1e-3
 AXIAL_COSINE = 0.8  # a series whose normal is within 37 degrees of head-feet counts as axial
 SAME_PLACE_MM = 0.01
 PREAMBLE_BYTES = 132
+USED = (
+    *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ImageType", "NumberOfFrames", "SamplesPerPixel"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
+)
 AGAIN = "export the whole series once more"
 
 
@@ -124,7 +129,10 @@ def _reading(path: Path, name: str) -> Iterator[None]:
 
 def _parse(path: Path, files: Files, name: str) -> pydicom.Dataset:
     with _reading(path, name), files.open(name) as file:
-        return pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        for keyword in USED:  # pydicom converts a value, and complains of it, when it is first asked for
+            header.get(keyword)
+        return header
 
 
 def _find(path: Path, files: Files) -> tuple[list[list[Slice]], Counter[str]]:
@@ -138,13 +146,11 @@ def _find(path: Path, files: Files) -> tuple[list[list[Slice]], Counter[str]]:
         if not _looks_dicom(head) or name.rpartition("/")[2] == "DICOMDIR":
             continue
         header = _parse(path, files, name)
-        with _reading(path, name):  # values are converted when they are first asked for
-            usable, frames = _is_slice(header), _frames(header)
-        if usable:
+        if _is_slice(header):
             found.setdefault(_uid(header), []).append(Slice(name, header))
         else:
             unplaced[_uid(header)] += 1
-            multiframe |= frames > 1
+            multiframe |= _frames(header) > 1
     if not found:
         read = unplaced.total()
         what = f"{read} DICOM files, but none is a slice with a position in space" if read else "no DICOM files"
@@ -157,16 +163,20 @@ def _is_slice(header: pydicom.Dataset) -> bool:
     """Say whether this is a grey picture of one frame with a place in space, and no scout view."""
     sizes = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
     placed = all(_holds(header.get(key), n) for key, n in sizes.items())
-    grey = header.get("SamplesPerPixel", 1) == 1 and header.get("Rows") and header.get("Columns")
-    return bool(placed and grey and _frames(header) == 1 and "LOCALIZER" not in (header.get("ImageType") or ()))
+    sized = all(isinstance(header.get(key), int) and header.get(key) for key in ("Rows", "Columns"))
+    grey = header.get("SamplesPerPixel", 1) == 1 and _frames(header) == 1
+    return placed and sized and grey and "LOCALIZER" not in str(header.get("ImageType"))
 
 
 def _holds(value: Any, count: int) -> bool:
-    return isinstance(value, MultiValue) and len(value) == count and bool(np.isfinite(np.array(value, float)).all())
+    """Say whether a header's value is so many finite numbers."""
+    numbers = isinstance(value, MultiValue) and len(value) == count and all(isinstance(item, float) for item in value)
+    return numbers and all(math.isfinite(item) for item in value)
 
 
 def _frames(header: pydicom.Dataset) -> int:
-    return int(header.get("NumberOfFrames") or 1)
+    frames = header.get("NumberOfFrames") or 1
+    return frames if isinstance(frames, int) else 0
 
 
 def _uid(header: pydicom.Dataset) -> str:

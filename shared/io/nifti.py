@@ -42,12 +42,14 @@ def read_nifti(path: Path) -> Volume:
     """
     with _opened(path) as file:
         header = _header(path, file)
-        shape = _shape(path, header)
-        grid = check_grid(path, shape, _affine(path, header, shape))
-        dtype = _dtype(path, header, shape)
-        _skip(path, file, int(header["vox_offset"]) - int(header["sizeof_hdr"]))
+        with _understood(path):
+            shape = _shape(path, header)
+            grid = check_grid(path, shape, _affine(path, header, shape))
+            dtype = _dtype(path, header, shape)
+            slope, intercept = header.get_slope_inter()
+            start = int(header["vox_offset"])
+        _skip(path, file, start - int(header["sizeof_hdr"]))
         canvas = Canvas(path, grid)
-        slope, intercept = header.get_slope_inter()
         per_slab = max(1, SLAB_BYTES // (shape[0] * shape[1] * dtype.itemsize))
         for first in range(0, shape[2], per_slab):
             count = min(per_slab, shape[2] - first)
@@ -111,6 +113,18 @@ def _opened(path: Path) -> Iterator[Any]:
             raise InputError(path, f"is damaged: {error}", COPY_AGAIN) from error
 
 
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Turn what nibabel and numpy raise on header fields that make no sense into one line."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
+        raise InputError(
+            path, f"its header makes no sense: {(str(error) or type(error).__name__).splitlines()[0]}", COPY_AGAIN
+        ) from error
+
+
 def _exactly(path: Path, file: Any, count: int) -> bytearray:
     """Read ``count`` bytes, no fewer."""
     buffer = bytearray(count)
@@ -169,7 +183,7 @@ def _dtype(path: Path, header: Any, shape: tuple[int, int, int]) -> np.dtype[Any
     """Give the stored number type; checks that the file can hold as many."""
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise InputError(path, f"its data type code {int(header['datatype'])} is unknown", NO_NUMBERS) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = "colour" if dtype.names else f"{dtype}"

@@ -5,6 +5,7 @@ Whatever it was, out comes a `Volume`: float32, RAS+, x fastest in memory, with 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shared.errors import InputError
 from shared.io import dicom
 from shared.io.checks import Canvas, check_grid, format_shape, lps_to_ras
 from shared.io.nifti import read_nifti
-from shared.types import Affine, Format, Source, Volume
+from shared.types import Affine, Format, Grid, Source, Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_FORMATS: dict[str, Format] = {".nrrd": "nrrd", ".mha": "mha", ".mhd": "mha"}
@@ -74,14 +75,10 @@ def from_sitk(image: Any, *, path: Path | None = None) -> Volume:
     import SimpleITK as sitk  # noqa: N813
 
     where = path or Path("the image")
-    _check_itk(where, image)
-    array = sitk.GetArrayViewFromImage(image).transpose()
-    if array.ndim > 3:
-        array = array.reshape(array.shape[:3], order="F")
-    affine = _itk_affine(image)
-    grid = check_grid(where, array.shape, affine)
+    grid = _itk_grid(where, image)
+    array = sitk.GetArrayViewFromImage(image).transpose().reshape(grid.shape, order="F")
     kind: Format = ITK_FORMATS[_suffix(path)] if path else "array"
-    return from_array(array, affine, source=Source(grid, kind, path))
+    return from_array(array, grid.affine, source=Source(grid, kind, path))
 
 
 def is_volume(path: Path | str) -> bool:
@@ -113,36 +110,34 @@ def _read_itk(path: Path) -> Volume:
     reader.SetFileName(str(path))
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()
+    failing = "its header cannot be understood"
     try:
         reader.ReadImageInformation()
-        _check_itk(path, reader)
+        _itk_grid(path, reader)
+        failing = "its voxels cannot be read: truncated or damaged"
         image = reader.Execute()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
-        raise InputError(path, f"cannot be read: {reason}", "get it again or convert it to .nii.gz") from error
+        traces = re.findall(r"^\[nrrd\] \w+: (.+)$", str(error), re.MULTILINE)
+        reason = f" ({traces[-1]})" if traces else ""
+        raise InputError(path, failing + reason, "get it again, or convert it to .nii.gz") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
     return from_sitk(image, path=path)
 
 
-def _check_itk(path: Path, image: Any) -> None:
-    """Refuse colour and dimensions other than 3; ``image`` may be an image or a reader that knows the header."""
-    size = list(image.GetSize())
-    while len(size) > 3 and size[-1] == 1:
-        size.pop()
-    if len(size) != 3:
-        raise InputError(path, f"is {len(size)}D ({format_shape(tuple(size))}), not 3D", "give one 3D scan")
+def _itk_grid(path: Path, image: Any) -> Grid:
+    """Give the stored grid of an image, or of a reader that knows its header; refuses colour and what is not 3D."""
+    shape = tuple(image.GetSize())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise InputError(path, f"is {len(shape)}D ({format_shape(shape)}), not 3D", "give one 3D scan")
     per_voxel = "GetNumberOfComponents" if hasattr(image, "GetNumberOfComponents") else "GetNumberOfComponentsPerPixel"
     components = getattr(image, per_voxel)()
     if components != 1:
         raise InputError(path, f"has {components} values per voxel (colour?)", "give one number per voxel")
-
-
-def _itk_affine(image: Any) -> Affine:
-    """Give the affine to RAS mm of an ITK geometry, which is LPS."""
-    n = image.GetDimension()
-    direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return lps_to_ras(affine)
+    axes = image.GetDimension()
+    lps = np.eye(4)
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3] * np.array(image.GetSpacing()[:3])
+    lps[:3, 3] = image.GetOrigin()[:3]
+    return check_grid(path, shape, lps_to_ras(lps))
