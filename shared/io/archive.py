@@ -48,7 +48,7 @@ class Files:
     def names(self) -> list[str]:
         """List every file, sorted; hidden files and macOS's doubles are left out."""
         if self._zip:
-            found = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
+            found = [entry.filename for entry in self._zip.infolist() if not entry.filename.endswith("/")]
         else:
             walk = os.walk(self.root, onerror=_reraise)
             found = [

@@ -82,12 +82,18 @@ def from_sitk(image: Any, *, path: Path | None = None) -> Volume:
 
 
 def is_volume(path: Path | str) -> bool:
-    """Say whether `read_volume` takes this: a known suffix, or a folder with a DICOM file directly in it."""
+    """Say whether `read_volume` takes this: a known suffix, or a folder with a DICOM file directly in it.
+
+    So is a folder that may not be listed: `read_volume` then says why.
+    """
     path = Path(path)
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return any(entry.is_file() and dicom.is_dicom(entry) for entry in path.iterdir())
+        try:
+            return any(entry.is_file() and dicom.is_dicom(entry) for entry in path.iterdir())
+        except OSError:
+            return True
     return path.is_file() and _suffix(path) in SUFFIXES
 
 

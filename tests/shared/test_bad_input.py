@@ -18,7 +18,7 @@ from orientations import ALL_48, SHAPE, affine_of
 
 from shared.errors import InputError
 from shared.io import nifti
-from shared.io.volume import read_volume
+from shared.io.volume import is_volume, read_volume
 
 HU = np.random.default_rng(0).integers(-1000, 2000, SHAPE).astype(np.int16)
 AFFINE = affine_of(ALL_48[13])
@@ -222,18 +222,18 @@ def deny(*_: object, **__: object) -> None:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-@pytest.mark.parametrize(("made", "place", "function"), [("scan.nii", Path, "open"), ("folder", os, "scandir")])
-def test_what_may_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, place: object, function: str
-) -> None:
+@pytest.mark.parametrize("made", ["scan.nii", "folder"])
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str) -> None:
     path = tmp_path / made
     if made == "folder":
         path.mkdir()
     else:
         path.write_bytes(GOOD)
     with monkeypatch.context() as patched:
-        patched.setattr(place, function, deny)
+        for place, function in ((Path, "open"), (os, "scandir"), (os, "listdir")):
+            patched.setattr(place, function, deny)
         message = refused(path)
+        assert is_volume(path)
     assert_matches("cannot be read: permission denied; check the file and its permissions", message)
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import zipfile
 from pathlib import Path
 
@@ -5,6 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_factory import PATIENT, write_series
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 from orientations import ALL_48, SHAPE, affine_of
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -258,6 +262,19 @@ def test_a_truncated_slice_is_named(tmp_path: Path) -> None:
     files[5].write_bytes(files[5].read_bytes()[:-50])
     with pytest.raises(InputError, match=f"slice {files[5].name} cannot be read"):
         read_volume(tmp_path)
+
+
+@given(st.integers(0, 1500), st.binary(min_size=1, max_size=8))
+@limits(max_examples=80)
+def test_whatever_bytes_of_a_slice_are_spoiled_it_reads_or_says_why(
+    tmp_path_factory: pytest.TempPathFactory, at: int, noise: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("spoiled")
+    file = write_series(folder, HU[:, :, :3], AXIAL)[1]
+    raw = file.read_bytes()
+    file.write_bytes(raw[:at] + noise + raw[at + len(noise) :])
+    with contextlib.suppress(InputError):  # anything else, a warning as well, fails the test
+        assert np.isfinite(read_volume(folder).array).all()
 
 
 def test_a_single_dicom_file_says_why_it_is_refused(tmp_path: Path) -> None:
