@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,18 @@ def make_phantom(config: PhantomConfig, seed: int) -> Phantom:
     Raises:
         SetupError: the sample centrelines are not there.
     """
-    names = ("body", "tree", "disease", "blood", "scan", "noise", "others")
-    streams = {name: np.random.default_rng([seed, k]) for k, name in enumerate(names)}
-    scan = draw_scan(config.noise_hu, config.blur_fwhm_mm, config.difficulty, streams["scan"])
-    blood = _blood(config, streams["blood"])
-    scene = _scene(config, blood, streams)
+    # Each part has its own stream of random numbers, so that a change to one leaves the others as they were.
+    scan = draw_scan(config.noise_hu, config.blur_fwhm_mm, config.difficulty, np.random.default_rng([seed, 4]))
+    blood = _blood(config, np.random.default_rng([seed, 3]))
+    scene = _scene(config, blood, seed)
+    rng = np.random.default_rng([seed, 5])
 
     volume, labels, axes = _sample(config, scene, scan)
     spacing = np.array(config.spacing_mm)
     blur(volume, spacing, scan)
-    add_streaks(volume, axes, scene.streaks, streams["noise"])
-    add_shading(volume, axes, scan, streams["noise"])
-    add_noise(volume, axes, spacing, scan, streams["noise"])
+    add_streaks(volume, axes, scene.streaks, rng)
+    add_shading(volume, axes, scan, rng)
+    add_noise(volume, axes, spacing, scan, rng)
     np.clip(volume, -1024, 3071, out=volume)
 
     disease = scene.disease
@@ -123,36 +124,55 @@ class _Scene:
     streaks: list[tuple[NDArray[np.float64], float]]
 
 
-def _scene(config: PhantomConfig, blood: dict[str, float], streams: dict[str, np.random.Generator]) -> _Scene:
-    pose, anatomy = Pose.random(streams["body"]), Anatomy(streams["body"])
-    texture = Texture(streams["body"])
-    tree = [
+@dataclass(frozen=True)
+class _Person:
+    """What depends on the seed alone, whatever the scan: a body and its healthy vessels, in scene mm."""
+
+    pose: Pose
+    anatomy: Anatomy
+    texture: Texture
+    tree: tuple[Centreline, ...]
+    veins: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
+
+
+@lru_cache(maxsize=2)
+def _person(seed: int) -> _Person:
+    """Grows a person; kept, as tests and demos scan one person on several grids."""
+    body, growth = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    pose, anatomy = Pose.random(body), Anatomy(body)
+    tree = tuple(
         replace(
-            c,
-            points_mm=pose.to_scene(c.points_mm),
-            radius_mm=c.radius_mm * pose.scale,
-            wall_radius_mm=c.wall_radius_mm * pose.scale,
+            line,
+            points_mm=pose.to_scene(line.points_mm),
+            radius_mm=line.radius_mm * pose.scale,
+            wall_radius_mm=line.wall_radius_mm * pose.scale,
         )
-        for c in grow(anatomy, streams["tree"])
-    ]
-    disease = diseased(tree, blood["coronary"], config.difficulty, config.stenoses, streams["disease"])
+        for line in grow(anatomy, growth)
+    )
+    return _Person(pose, anatomy, Texture(body), tree, tuple(veins(anatomy, growth)))
+
+
+def _scene(config: PhantomConfig, blood: dict[str, float], seed: int) -> _Scene:
+    person = _person(seed)
+    pose, anatomy = person.pose, person.anatomy
+    rng = np.random.default_rng([seed, 6])
+    disease = diseased(
+        list(person.tree), blood["coronary"], config.difficulty, config.stenoses, np.random.default_rng([seed, 2])
+    )
 
     def tubes(paths: list[tuple[NDArray[np.float64], NDArray[np.float64], float]]) -> Tubes:
         return Tubes.of_paths([(pose.to_scene(p), r * pose.scale, hu, 0) for p, r, hu in paths])
 
-    rng = streams["others"]
-    venous = [(p, r, blood["vein"]) for p, r in veins(anatomy, streams["tree"])]
+    venous = [(p, r, blood["vein"]) for p, r in person.veins]
     calcium = aortic_calcium(anatomy, int(rng.integers(0, 9) * config.difficulty), rng)
     lead = [pacing_lead(rng)] if rng.random() < 0.04 * config.difficulty else []
     streaks = [(np.array(plaque["at_mm"]), 0.02 * plaque["hu"]) for plaque in disease.plaques]
     streaks += [(p, 90.0) for path, *_ in lead for p in pose.to_scene(path[::12])]
     if blood["right"] > 420:  # undiluted contrast in the superior vena cava
         streaks += [(p, 25.0) for p in pose.to_scene(np.array([[41.0, -3, z] for z in range(14, 90, 4)]))]
-    return _Scene(
-        anatomy, pose, texture, blood, disease,
-        {"veins": tubes(venous), "aortic_calcium": tubes(calcium), "lead": tubes(lead)},
-        tubes(lung_vessels(blood["pulmonary"], rng)), streaks,
-    )  # fmt: skip
+    others = {"veins": tubes(venous), "aortic_calcium": tubes(calcium), "lead": tubes(lead)}
+    lungs = tubes(lung_vessels(blood["pulmonary"], rng))
+    return _Scene(anatomy, pose, person.texture, blood, disease, others, lungs, streaks)
 
 
 def _affine(config: PhantomConfig) -> NDArray[np.float64]:

@@ -94,7 +94,7 @@ def _first_crossing(anatomy: Anatomy, origin: Array, directions: Array, offset_m
     """How far along each ray (..., 3) the heart's surface lies, found from outside inwards."""
     t = np.arange(75.0, 4.0, -2.0)
     p = origin + directions[..., None, :] * t[:, None]
-    f = anatomy.epicardium(anatomy.heart(p.astype(np.float32))) - offset_mm
+    f = anatomy.epicardium(anatomy.heart(p.astype(np.float32), roots_only=True)) - offset_mm
     k = np.maximum(np.argmax(f < 0, axis=-1), 1)[..., None]
     f0, f1 = np.take_along_axis(f, k - 1, -1)[..., 0], np.take_along_axis(f, k, -1)[..., 0]
     return t[k[..., 0] - 1] - 2.0 * np.clip(f0 / np.maximum(f0 - f1, 1e-6), 0, 1)
