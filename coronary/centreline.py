@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
+from shared.geometry import apply_affine, bounding_box, crop
 from shared.types import Affine
 
 Points = Float64[np.ndarray, "n 3"]
@@ -58,29 +59,24 @@ class Path:
 
 def lumen_from_mask(mask: Bool[np.ndarray, "x y z"], affine: Affine) -> Lumen:
     """Crop a non-empty mask and build its voxel graph; ``affine`` maps the mask's voxel index to RAS mm."""
-    lower, upper = [], []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        lower.append(max(0, int(used[0]) - 2))
-        upper.append(min(mask.shape[axis], int(used[-1]) + 3))
-    crop = np.ascontiguousarray(mask[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))])
-    crop_affine = affine.astype(np.float64).copy()
-    crop_affine[:3, 3] += affine[:3, :3] @ np.array(lower)
-
-    index = np.argwhere(crop)
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    x, y, z = (float(mm) for mm in spacing)
+    box = bounding_box(mask, 2 * max(x, y, z), (x, y, z))
+    crop_view, crop_affine = crop(mask, affine, box)
+    inside = np.ascontiguousarray(crop_view, dtype=bool)
+    index = np.argwhere(inside)
     # The scan's edge is no wall: a vessel that leaves the scan keeps its radius there.
-    distance = edt.edt(crop.view(np.uint8), anisotropy=tuple(map(float, spacing_mm)), black_border=False)
-    no_wall_mm = 0.5 * float((crop.shape * spacing_mm).max())  # the mask fills the scan
+    distance = edt.edt(inside.view(np.uint8), anisotropy=(x, y, z), black_border=False)
+    no_wall_mm = 0.5 * float((inside.shape * spacing).max())  # the mask fills the scan
     to_wall_mm = np.nan_to_num(distance[tuple(index.T)].astype(np.float64), posinf=no_wall_mm)
-    in_scan = index + np.array(lower)
+    in_scan = index + np.array([side.start for side in box])
     return Lumen(
-        mask=crop,
+        mask=inside,
         affine=crop_affine,
         index=index,
-        points_mm=index @ crop_affine[:3, :3].T + crop_affine[:3, 3],
-        radius_mm=np.maximum(to_wall_mm - 0.5 * spacing_mm.mean(), 0.5 * spacing_mm.min()),
-        lengths=_neighbour_graph(index, crop.shape, crop_affine),
+        points_mm=apply_affine(crop_affine, index.astype(np.float64)),
+        radius_mm=np.maximum(to_wall_mm - 0.5 * spacing.mean(), 0.5 * spacing.min()),
+        lengths=_neighbour_graph(index, inside.shape, crop_affine),
         at_border=((in_scan == 0) | (in_scan == np.array(mask.shape) - 1)).any(axis=1),
     )
 
@@ -249,7 +245,7 @@ def cross_sections(lumen: Lumen, points_mm: Points, bound_mm: Values) -> tuple[P
     at_mm = (np.arange(RAY_SAMPLES) + 0.5) * step_mm[:, None]  # n samples
     sample = points_mm[:, None, None] + at_mm[:, None, :, None] * direction[:, :, None]  # n rays samples 3
     to_index = np.linalg.inv(lumen.affine)
-    voxel = sample @ to_index[:3, :3].T + to_index[:3, 3]
+    voxel = apply_affine(to_index, sample)
     occupancy = ndimage.map_coordinates(
         lumen.mask.view(np.uint8), np.moveaxis(voxel, -1, 0), order=1, mode="nearest", output=np.float32
     )

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
 from coronary.centreline import Lumen, Points, arc_length, farthest, lumen_from_mask, pieces, trace, wall_cost
+from shared.geometry import apply_affine, bounding_box, crop
 from shared.postprocess import label_components
 from shared.types import Affine, LabelArray
 
@@ -45,14 +46,16 @@ def label_sides(mask: Bool[np.ndarray, "x y z"], affine: Affine) -> LabelArray:
     Returns:
         1 where LCA, 2 where RCA, 3 where there is one tree only and its course does not say which (``SIDE_NAMES``).
     """
-    mask = np.asarray(mask) > 0
     labels = np.zeros(mask.shape, np.uint8)
-    components, sizes = label_components(mask)
-    if len(sizes) == 0:
+    if not mask.any():
         return labels
-    index = np.argwhere(mask)
-    number = components[tuple(index.T)].astype(np.int64) - 1
-    points_mm = index @ affine[:3, :3].T + affine[:3, 3]
+    box = bounding_box(mask, 0.0, (1.0, 1.0, 1.0))
+    part, part_affine = crop(mask, affine, box)
+    part = part > 0
+    components, sizes = label_components(part)
+    index = np.argwhere(part)
+    number = components[part].astype(np.int64) - 1
+    points_mm = apply_affine(part_affine, index.astype(np.float64))
 
     large = np.flatnonzero(sizes >= MIN_SHARE * sizes[0])
     rightness = np.array([(points_mm[number == piece] @ RIGHT_AND_FRONT).mean() for piece in large])
@@ -62,8 +65,8 @@ def label_sides(mask: Bool[np.ndarray, "x y z"], affine: Affine) -> LabelArray:
         for piece, left in zip(large, is_left, strict=True):
             side[number == piece] = LCA if left else RCA
     else:
-        side[number == 0] = _sides_of_one_piece(lumen_from_mask(components == 1, affine))
-    labels[tuple(index.T)] = _join_pieces(side, number, points_mm)
+        side[number == 0] = _sides_of_one_piece(lumen_from_mask(components == 1, part_affine))
+    labels[box][part] = _join_pieces(side, number, points_mm)
     return labels
 
 

@@ -17,7 +17,8 @@ from scipy.spatial import cKDTree
 from coronary.centreline import Lumen, Nodes, Path, arc_length, farthest, lumen_from_mask, pieces, refine, trace
 from coronary.narrowing import Narrowing, find_narrowings
 from coronary.sides import LCA, RCA, SIDE_NAMES, UNKNOWN, label_sides, ostia
-from shared.types import Affine, LabelArray, Segmentation
+from shared.geometry import bounding_box, crop
+from shared.types import Affine, LabelArray, MaskArray, Segmentation
 
 __all__ = ["SIDE_NAMES", "Branch", "Narrowing", "Tree", "TreeOptions", "build_tree", "label_sides", "measure"]
 
@@ -133,7 +134,8 @@ def build_tree(mask: Bool[np.ndarray, "x y z"], affine: Affine, *, options: Tree
         affine: voxel index to RAS mm, oblique or mirrored as it may be.
         options: thresholds; the defaults where None.
     """
-    return _measure_labels(label_sides(mask, affine), affine, options or TreeOptions())
+    part, part_affine = _crop(mask, affine)
+    return _measure_labels(label_sides(part, part_affine), part_affine, options or TreeOptions())
 
 
 def measure(segmentation: Segmentation, *, options: TreeOptions | None = None) -> Tree:
@@ -147,15 +149,21 @@ def measure(segmentation: Segmentation, *, options: TreeOptions | None = None) -
         side_of[label] = side_of_name.get(name.lower(), UNKNOWN)
     side_of[1:][side_of[1:] == 0] = UNKNOWN  # a label without a name is artery all the same
     side_of[0] = 0
-    labels = side_of[segmentation.labels]
+    part, affine = _crop(segmentation.labels, segmentation.affine)
+    labels = side_of[part]
     if (labels == UNKNOWN).any() and not ((labels == LCA) | (labels == RCA)).any():
-        labels = label_sides(labels > 0, segmentation.affine)
-    return _measure_labels(labels, segmentation.affine, options or TreeOptions())
+        labels = label_sides(labels > 0, affine)
+    return _measure_labels(labels, affine, options or TreeOptions())
+
+
+def _crop(labels: LabelArray | MaskArray, affine: Affine) -> tuple[LabelArray | MaskArray, Affine]:
+    """Leave the empty surroundings out; the voxel's margin tells an edge of the crop from one of the scan."""
+    return crop(labels, affine, bounding_box(labels, 1.0, (1.0, 1.0, 1.0))) if labels.any() else (labels, affine)
 
 
 def _measure_labels(labels: LabelArray, affine: Affine, options: TreeOptions) -> Tree:
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    counts = np.bincount(labels.ravel(order="K"), minlength=4)
+    counts = np.bincount(labels[labels > 0], minlength=4)
     volume_mm3 = {name: 1000 * voxel_ml * int(counts[side]) for side, name in SIDE_NAMES.items() if counts[side]}
     notes = []
     lumens: dict[int, Lumen] = {}

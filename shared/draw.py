@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Float64
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from shared.geometry import apply_affine, bounding_box
 from shared.types import Affine, LabelArray, Segmentation, Volume
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -24,7 +25,7 @@ DISCLAIMER = "Research software, not a medical device"
 PALETTE: tuple[Colour, ...] = ((255, 112, 67), (64, 196, 255), (255, 213, 79), (174, 213, 129), (186, 104, 200))
 PAGE, INK, FAINT = (13, 16, 22), (236, 239, 244), (139, 148, 164)
 MARGIN_MM = 14.0  # of scan shown around the labels
-MAX_SAMPLES = 512  # along an axis; a longer one is shown with fewer
+MAX_SAMPLES = 256  # along an axis; one of twice as many voxels is shown with every second
 OPAQUE_MM, ROUND_MM = 0.7, 4.0  # of label that a ray crosses: to be seen in full, to be at its brightest
 EDGE_VOXELS = 0.7
 FILM = (150, 160, 178)  # the scan's brightest grey: labels stand out from it
@@ -83,14 +84,15 @@ def preview(
         width_px: of the picture; its height follows from the scan.
     """
     labels, names = segmentation.labels, segmentation.names
-    counts = np.bincount(labels.ravel(order="K"))
-    present = [int(label) for label in np.flatnonzero(counts) if label]
+    counts = np.bincount(labels[labels > 0], minlength=1)
+    present = [int(label) for label in np.flatnonzero(counts)]
     name_of = {label: names.get(label, f"label {label}") for label in present}
     colour_of = {name: PALETTE[(label - 1) % len(PALETTE)] for label, name in (dict(names) | name_of).items()}
     colour_of |= colours or {}
     scene = _Scene.around(labels, volume.affine, width_px)
     shown = tuple(slice(*span) for span in scene.spans)
-    grey = np.clip((volume.array[shown] - window_hu[0]) / (window_hu[1] - window_hu[0]), 0, 1)
+    grey = np.clip(volume.array[shown], *window_hu)
+    grey -= window_hu[0]
     parts = {name_of[label]: labels[shown] == label for label in present}
 
     panels = []
@@ -128,12 +130,9 @@ class _Scene:
     def around(cls, labels: LabelArray, affine: Affine, width_px: int) -> _Scene:
         """The labels with a margin, or the whole scan where there are none; panels as equally high as the scan lets."""
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        spans = []
-        for axis in range(3):
-            used = np.flatnonzero(labels.any(axis=tuple(a for a in range(3) if a != axis)))
-            margin = int(np.ceil(MARGIN_MM / spacing[axis]))
-            span = (int(used[0]) - margin, int(used[-1]) + 1 + margin) if len(used) else (0, labels.shape[axis])
-            spans.append((max(0, span[0]), min(labels.shape[axis], span[1])))
+        x, y, z = (float(mm) for mm in spacing)
+        box = bounding_box(labels, MARGIN_MM, (x, y, z)) if labels.any() else tuple(slice(0, n) for n in labels.shape)
+        spans = [(side.start, side.stop) for side in box]
         rows = sorted({view.row for view in VIEWS}, key=lambda axis: (spans[axis][1] - spans[axis][0]) * spacing[axis])
         wanted_mm = (spans[rows[-1]][1] - spans[rows[-1]][0]) * spacing[rows[-1]]
         for axis in rows[:-1]:
@@ -142,7 +141,6 @@ class _Scene:
             spans[axis] = max(0, lower - more), min(labels.shape[axis], upper + more)
         across_mm = sum((spans[view.column][1] - spans[view.column][0]) * spacing[view.column] for view in VIEWS)
         stepped = tuple((lower, upper, max(1, (upper - lower) // MAX_SAMPLES)) for lower, upper in spans)
-        x, y, z = (float(mm) for mm in spacing)
         down_mm = max((spans[axis][1] - spans[axis][0]) * spacing[axis] for axis in rows)
         # As wide as the page, but never higher than it is wide: a scan of a few voxels' width is shown small.
         px_per_mm = min((width_px - 4 * _gap(width_px)) / float(across_mm), width_px / float(down_mm))
@@ -164,7 +162,7 @@ class _Scene:
 
     def pixels(self, points_mm: Points, view: View) -> Float64[np.ndarray, "n 2"]:
         """Column and row on a view's panel of points in RAS mm."""
-        voxel = points_mm @ self.to_voxel[:3, :3].T + self.to_voxel[:3, 3]
+        voxel = apply_affine(self.to_voxel, points_mm)
         along = [
             (self.spans[axis][1] - 0.5 - voxel[:, axis]) * self.spacing_mm[axis] * self.px_per_mm
             for axis in (view.column, view.row)
@@ -221,10 +219,12 @@ def _lay_over(
 
 def _draw_line(panel: Image.Image, pixels: Float64[np.ndarray, "n 2"], colour: Colour, scene: _Scene) -> None:
     """A thin bright line, drawn large and shrunk so that it is smooth."""
+    if len(pixels) < 2:
+        return
     lower = np.clip(np.floor(pixels.min(0)) - 3, 0, panel.size).astype(int)
     upper = np.clip(np.ceil(pixels.max(0)) + 4, 0, panel.size).astype(int)
     width, height = (upper - lower).tolist()
-    if len(pixels) < 2 or width < 1 or height < 1:
+    if width < 1 or height < 1:
         return
     mask = Image.new("L", (width * 3, height * 3))
     corners = [(float(x), float(y)) for x, y in (pixels - lower) * 3]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import csr_array, diags_array
 
+from shared.geometry import apply_affine, bounding_box, crop
 from shared.io.atomic import whole
 from shared.types import Affine
 
@@ -95,15 +96,11 @@ def _marching_cubes(mask: Bool[np.ndarray, "x y z"], affine: Affine) -> tuple[Ve
     """Surface between the voxels inside and those outside, in RAS mm, facing outwards."""
     from skimage.measure import marching_cubes
 
-    box, lower = [], []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-        lower.append(int(used[0]) - 1)
-    padded = np.pad(mask[tuple(box)], 1).astype(np.float32)  # outside the scan there is nothing: the surface closes
+    part, part_affine = crop(mask, affine, bounding_box(mask, 0.0, (1.0, 1.0, 1.0)))
+    padded = np.pad(part, 1).astype(np.float32)  # outside the scan there is nothing: the surface closes
     # skimage's default, `descent`, faces inwards for a mask that is 1 inside.
     index, faces, _, _ = marching_cubes(padded, LEVEL, gradient_direction="ascent")  # type: ignore[no-untyped-call]
-    vertices = (index.astype(np.float64) + lower) @ affine[:3, :3].T + affine[:3, 3]
+    vertices = apply_affine(part_affine, index.astype(np.float64) - 1)
     if np.linalg.det(affine[:3, :3]) < 0:
         faces = faces[:, ::-1]
     return vertices, faces.astype(np.int64)
