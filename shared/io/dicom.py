@@ -62,8 +62,10 @@ class Slice:
 
     @property
     def cosines(self) -> Float64[np.ndarray, "6"]:
-        """Direction along a row, then along a column, LPS."""
-        return np.array(self.header.ImageOrientationPatient, dtype=np.float64)
+        """Direction along a row, then along a column, LPS; unit vectors though the file rounds them."""
+        rounded = np.array(self.header.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        directions: Float64[np.ndarray, "6"] = (rounded / np.linalg.norm(rounded, axis=1, keepdims=True)).ravel()
+        return directions
 
     @property
     def normal(self) -> Float64[np.ndarray, "3"]:
@@ -163,6 +165,9 @@ def _is_slice(header: pydicom.Dataset) -> bool:
     """Say whether this is a grey picture of one frame with a place in space, and no scout view."""
     sizes = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
     placed = all(_holds(header.get(key), n) for key, n in sizes.items())
+    if placed:
+        directions = np.array(header.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        placed = bool(np.abs(np.linalg.norm(directions, axis=1) - 1).max() < COSINE_TOLERANCE)
     sized = all(isinstance(header.get(key), int) and header.get(key) for key in ("Rows", "Columns"))
     grey = header.get("SamplesPerPixel", 1) == 1 and _frames(header) == 1
     return placed and sized and grey and "LOCALIZER" not in str(header.get("ImageType"))
