@@ -24,7 +24,7 @@ def label_components(
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), np.zeros(0, np.int64)
     labels, count = cc3d.connected_components(mask, connectivity=_on(mask, connectivity), return_N=True)
-    sizes = np.bincount(labels.ravel(order="K"), minlength=count + 1)[1:]
+    sizes = np.bincount(labels[labels > 0], minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
     rank = np.zeros(count + 1, np.uint32)
     rank[order + 1] = np.arange(1, count + 1)
