@@ -1,11 +1,11 @@
-"""Synthetic cardiac CT angiography with exact truth: a heart in a chest, a coronary tree, disease, and a scanner's flaws.
+"""Synthetic cardiac CT angiography with exact truth: heart, chest, coronary tree, disease, and a scanner's flaws.
 
-``make_phantom(config, seed)`` is a function of its arguments alone. The scene lives in millimetres about the heart's centre
-(RAS origin): a larger field of view shows more of it, a finer grid shows it in more detail, and neither changes it.
+``make_phantom(config, seed)`` is a function of its arguments alone. The scene lives in millimetres about the heart's
+centre (RAS origin): a larger field of view shows more of it, a finer grid more detail, and neither changes it.
 
-The lumen's label is where at least half a voxel is lumen (counted on sub-voxels of 0.4 mm at most); besides, every voxel
-that holds a centreline point is lumen, so that a vessel thinner than a voxel stays one connected line. Plaque, calcium and
-the aorta are not lumen.
+The lumen's label is where at least half a voxel is lumen (counted on sub-voxels of 0.45 mm at most); besides, every
+voxel that a centreline passes is lumen, so that a vessel thinner than a voxel stays one connected line. Plaque, calcium
+and the aorta are not lumen.
 """
 
 from __future__ import annotations
@@ -161,7 +161,11 @@ def _scene(config: PhantomConfig, blood: dict[str, float], seed: int) -> _Scene:
     )
 
     def tubes(paths: list[tuple[NDArray[np.float64], NDArray[np.float64], float]]) -> Tubes:
-        return Tubes.of_paths([(pose.to_scene(p), r * pose.scale, hu, 0) for p, r, hu in paths])
+        if not paths:
+            return Tubes.of_paths([])
+        points = pose.to_scene(np.vstack([p for p, _, _ in paths]))
+        pieces = np.split(points, np.cumsum([len(p) for p, _, _ in paths])[:-1])
+        return Tubes.of_paths([(p, r * pose.scale, hu, 0) for p, (_, r, hu) in zip(pieces, paths, strict=True)])
 
     venous = [(p, r, blood["vein"]) for p, r in person.veins]
     calcium = aortic_calcium(anatomy, int(rng.integers(0, 9) * config.difficulty), rng)
@@ -207,8 +211,8 @@ def _blood(config: PhantomConfig, rng: np.random.Generator) -> dict[str, float]:
 
 
 PLAIN_HU = {
-    "table": -60.0, "skin": 20.0, "fat": -105.0, "pericardium": 10.0, "oesophagus": 35.0, "airway_wall": 0.0, "airway": -990.0,
-    "canal": 25.0,
+    "table": -60.0, "skin": 20.0, "fat": -105.0, "pericardium": 10.0, "oesophagus": 35.0, "airway_wall": 0.0,
+    "airway": -990.0, "canal": 25.0,
 }  # fmt: skip
 
 
@@ -302,7 +306,7 @@ def _trace(labels: LabelArray, tree: tuple[Centreline, ...], axes: list[NDArray[
 def write_phantom(phantom: Phantom, directory: Path | str, case_id: int) -> tuple[Path, Path]:
     """Writes ``ID.img.nii.gz`` (int16 HU) and ``ID.label.nii.gz`` (uint8, 1 lumen) as ImageCAS has them; returns both.
 
-    Beside them: ``ID.tree.nii.gz`` (uint8, 1 LCA, 2 RCA) and ``ID.centrelines.csv`` (one row a point: branch, tree, artery,
+    Beside them: ``ID.tree.nii.gz`` (uint8, 1 LCA, 2 RCA) and ``ID.centrelines.csv`` (by point: branch, tree, artery,
     parent branch, x, y, z in RAS mm, lumen radius in mm). The image is written last: where it is, the case is whole.
 
     Raises:
@@ -345,7 +349,7 @@ def write_dataset(
     first_id: int = 1,
     on_case: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """Writes ``count`` phantoms in ImageCAS's layout, ids from ``first_id``; a case is a function of seed, id and config.
+    """Writes ``count`` phantoms in ImageCAS's layout, ids from ``first_id``; each a function of seed, id, config.
 
     ``on_case`` hears how many are written. Cases that are there already are made again.
     """

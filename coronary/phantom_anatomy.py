@@ -1,20 +1,21 @@
 """The phantom's chest: analytic signed distances of heart, great vessels, lungs, bones and wall.
 
-Everything lives in heart coordinates: RAS millimetres about the middle of an average heart. ``Pose`` carries these to the
-scene (scaled, turned, moved and gently warped), so one seed gives one scene, whatever grid it is later sampled on.
+Everything lives in heart coordinates: RAS millimetres about the middle of an average heart. ``Pose`` carries these to
+the scene (scaled, turned, moved and gently warped), so one seed gives one scene, whatever grid it is later sampled on.
 Distances are negative inside. They are exact for capsules and first-order for ellipsoids, which is enough: only the
 coronary arteries need sub-voxel truth, and they are drawn apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 on a lattice, float64 along an artery
 Sdf = Array
 
 AORTIC_WALL_MM = 1.2
@@ -28,7 +29,7 @@ AIRWAYS = (
 LV_AXIS = np.array([-0.67, 0.61, -0.43]) / np.linalg.norm([-0.67, 0.61, -0.43])
 
 
-def ellipsoid(p: Array, centre: tuple[float, ...], semi_mm: tuple[float, ...], axes: NDArray | None = None) -> Sdf:
+def ellipsoid(p: Array, centre: tuple[float, ...], semi_mm: tuple[float, ...], axes: NDArray[Any] | None = None) -> Sdf:
     """First-order distance to an ellipsoid whose axes are the rows of ``axes`` (RAS when None)."""
     q = p - np.asarray(centre, np.float32)
     if axes is not None:
@@ -38,10 +39,11 @@ def ellipsoid(p: Array, centre: tuple[float, ...], semi_mm: tuple[float, ...], a
     k0 = np.sqrt(np.einsum("...i,...i", scaled, scaled))
     scaled /= semi
     k1 = np.sqrt(np.einsum("...i,...i", scaled, scaled))
-    return k0 * (k0 - 1) / np.maximum(k1, 1e-6)
+    distance: Sdf = k0 * (k0 - 1) / np.maximum(k1, 1e-6)
+    return distance
 
 
-def capsule_path(p: Array, points: NDArray, radii_mm: NDArray) -> Sdf:
+def capsule_path(p: Array, points: NDArray[Any], radii_mm: NDArray[Any]) -> Sdf:
     """Distance to a polyline swept by a ball whose radius varies linearly along each piece."""
     points, radii = np.asarray(points, np.float32), np.asarray(radii_mm, np.float32)
     if p.size < 12000:  # all pieces at once
@@ -50,7 +52,8 @@ def capsule_path(p: Array, points: NDArray, radii_mm: NDArray) -> Sdf:
         t = np.clip(np.einsum("...ij,ij->...i", q, ab) / np.einsum("ij,ij->i", ab, ab), 0, 1)
         q -= t[..., None] * ab
         distance: Sdf = np.sqrt(np.einsum("...i,...i", q, q)) - (radii[:-1] + t * np.diff(radii))
-        return distance.min(-1)
+        nearest: Sdf = distance.min(-1)
+        return nearest
     best = np.full(p.shape[:-1], 1e3, np.float32)
     for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
         ab, q = b - a, p - a
@@ -63,10 +66,11 @@ def capsule_path(p: Array, points: NDArray, radii_mm: NDArray) -> Sdf:
 def smooth_union(a: Sdf, b: Sdf, k_mm: float) -> Sdf:
     """Union with a fillet of about ``k_mm`` (polynomial smooth minimum)."""
     h = np.maximum(k_mm - np.abs(a - b), 0) / k_mm
-    return np.minimum(a, b) - h * h * (k_mm / 4)
+    union: Sdf = np.minimum(a, b) - h * h * (k_mm / 4)
+    return union
 
 
-def smooth_path(points: NDArray, step_mm: float = 3.0) -> NDArray:
+def smooth_path(points: Sequence[Sequence[Any]] | Array, step_mm: float = 3.0) -> NDArray[Any]:
     """A Catmull-Rom curve through control points, sampled about every ``step_mm``."""
     points = np.asarray(points, float)
     padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
@@ -84,11 +88,11 @@ class Pose:
     """Where the heart lies in the scene: scale, rotation, shift and a smooth warp of a few mm."""
 
     scale: float
-    rotation: NDArray
-    shift_mm: NDArray
-    wave: NDArray  # (k, 3) wave vectors, rad per mm
-    phase: NDArray  # (k, 3)
-    amplitude_mm: NDArray  # (k, 3)
+    rotation: NDArray[Any]
+    shift_mm: NDArray[Any]
+    wave: NDArray[Any]  # (k, 3) wave vectors, rad per mm
+    phase: NDArray[Any]  # (k, 3)
+    amplitude_mm: NDArray[Any]  # (k, 3)
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Pose:
@@ -107,25 +111,27 @@ class Pose:
             amplitude_mm=rng.uniform(-1.5, 1.5, (count, 3)),
         )
 
-    def _warp(self, p: NDArray) -> NDArray:
+    def _warp(self, p: NDArray[Any]) -> NDArray[Any]:
         moved = np.zeros_like(p)
         for wave, phase, amplitude in zip(self.wave, self.phase, self.amplitude_mm, strict=True):
             along = p @ wave.astype(p.dtype)
             moved += np.sin(along[..., None] + phase.astype(p.dtype)) * amplitude.astype(p.dtype)
         return moved
 
-    def to_heart(self, p: NDArray) -> NDArray:
+    def to_heart(self, p: NDArray[Any]) -> NDArray[Any]:
         """Scene mm to heart mm."""
-        q = (p - self.shift_mm.astype(p.dtype)) @ (self.rotation / self.scale).astype(p.dtype)
-        return q + self._warp(q)
+        q: NDArray[Any] = (p - self.shift_mm.astype(p.dtype)) @ (self.rotation / self.scale).astype(p.dtype)
+        q += self._warp(q)
+        return q
 
-    def to_scene(self, q: NDArray) -> NDArray:
-        """Heart mm to scene mm: the inverse of ``to_heart`` by fixed-point iteration (the warp's slope is far below 1)."""
+    def to_scene(self, q: NDArray[Any]) -> NDArray[Any]:
+        """Heart mm to scene mm: inverts ``to_heart`` by fixed-point iteration (the warp's slope is far below 1)."""
         base = np.asarray(q, float)
         p = base.copy()
         for _ in range(12):
             p = base - self._warp(p)
-        return self.scale * p @ self.rotation.T + self.shift_mm
+        scene: NDArray[Any] = self.scale * p @ self.rotation.T + self.shift_mm
+        return scene
 
 
 class Anatomy:
@@ -144,8 +150,12 @@ class Anatomy:
             ], 6.0,
         )  # fmt: skip
         pa = self._size["pa"]
-        self._trunk = smooth_path([[-1, 29, 2, 12], [-8, 27, 20, 13.5 * pa], [-12, 13, 36, 13.5 * pa],
-                                   [-12, -10, 47, 12 * pa], [-30, -34, 50, 10 * pa], [-52, -48, 40, 7]], 6.0)  # fmt: skip
+        self._trunk = smooth_path(
+            [
+                [-1, 29, 2, 12], [-8, 27, 20, 13.5 * pa], [-12, 13, 36, 13.5 * pa], [-12, -10, 47, 12 * pa],
+                [-30, -34, 50, 10 * pa], [-52, -48, 40, 7],
+            ], 6.0,
+        )  # fmt: skip
         self._right_pa = smooth_path(
             [[-10, -10, 46, 11 * pa], [18, -22, 46, 10 * pa], [50, -32, 42, 8], [66, -38, 36, 6]], 6.0
         )
@@ -167,7 +177,7 @@ class Anatomy:
     def heart(self, p: Array, roots_only: bool = False) -> dict[str, Sdf]:
         """Blood pools and outer walls of the chambers and great vessels, by name.
 
-        ``roots_only`` leaves out the great vessels far from the heart: for points near its surface, at a fifth of the time.
+        ``roots_only`` leaves out the great vessels far from the heart: quicker, for points near its surface.
         """
         s = self._size
         wall = 9.5 * s["wall"]
@@ -178,7 +188,7 @@ class Anatomy:
             np.float32
         )  # above 0: ventricle
         lv_out, lv = -smooth_union(-lv_out, base, 12), np.maximum(lv, -base)
-        lines = (self.aorta_line, self._trunk, self._right_pa)
+        lines: tuple[Array, ...] = (self.aorta_line, self._trunk, self._right_pa)
         if roots_only:
             lines = tuple(line[: np.argmax((line[:, 2] > 52) | (line[:, 1] < -22)) + 1] for line in lines)
         aorta, pa, right_pa = (capsule_path(p, line[:, :3], line[:, 3]) for line in lines)
@@ -223,7 +233,8 @@ class Anatomy:
         heart = self.heart(p, roots_only=True)
         gap = capsule_path(p, np.array([[-8.0, 12, 19], [-20, 15, 14]]), np.array([6.0, 6.0]))
         vessels = np.minimum(heart["aorta"] - AORTIC_WALL_MM, heart["pa"] - 1.0)
-        return np.minimum(self.epicardium(heart), np.minimum(vessels, gap))
+        solid = np.minimum(self.epicardium(heart), heart["lv"] - 2.0)  # the inflow lies between the chambers
+        return np.minimum(solid, np.minimum(vessels, gap))
 
     def clearance(self, p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Distance of points (n, 3) to the obstacles, and the unit direction away from them (n, 3)."""
@@ -238,7 +249,7 @@ class Anatomy:
         return capsule_path(p, self.aorta_line[:, :3], self.aorta_line[:, 3])
 
     def structures(self, p: Array, texture: Callable[[float, int], Array]) -> dict[str, Sdf]:
-        """Every structure in painting order (later paints over earlier); ``texture(pitch_mm, k)`` is noise of unit size."""
+        """Every structure, later ones painted over earlier; ``texture(pitch_mm, k)`` is noise of unit size."""
         x, y, z = p[..., 0], p[..., 1], p[..., 2]
         heart = self.heart(p)
         epicardium = self.epicardium(heart)
@@ -312,4 +323,5 @@ class Anatomy:
             body,
             np.minimum(arch, np.maximum(np.abs(x - 4) - 3.5, np.maximum(np.abs(y + 128) - 14, np.abs(disc + 8) - 7))),
         )
-        return np.minimum(np.minimum(ribs, sternum), spine)
+        bones: Sdf = np.minimum(np.minimum(ribs, sternum), spine)
+        return bones

@@ -18,13 +18,13 @@ class Disease:
 
     tree: list[Centreline]
     lumen_hu: list[NDArray[np.float64]]
-    soft: list[tuple[NDArray, NDArray, float]]
-    calcium: list[tuple[NDArray, NDArray, float]]
+    soft: list[tuple[NDArray[Any], NDArray[Any], float]]
+    calcium: list[tuple[NDArray[Any], NDArray[Any], float]]
     stenoses: list[dict[str, Any]]
     plaques: list[dict[str, Any]]
 
     def layers(self) -> dict[str, Tubes]:
-        """Capsules in painting order: fat about the vessel, soft plaque, lumen, calcium (which keeps out of the lumen)."""
+        """Capsules in painting order: fat about the vessel, soft plaque, lumen, calcium (which keeps out of it)."""
         lumen = [
             (c.points_mm, c.radius_mm, hu, 1 if c.name == "LCA" else 2)
             for c, hu in zip(self.tree, self.lumen_hu, strict=True)

@@ -1,13 +1,14 @@
 """Sampling the phantom's scene on a voxel grid: soft anatomy from a coarse lattice, vessels at sub-voxel detail.
 
-The lattice is fixed to the scene, not to the scan, so that two scans of one seed show one scene. Vessels, calcium and leads
-are capsules, painted on sub-voxels of at most 0.45 mm and averaged: a voxel's HU and its share of lumen agree.
+The lattice is fixed to the scene, not to the scan, so that two scans of one seed show one scene. Vessels, calcium and
+leads are capsules, painted on sub-voxels of at most 0.45 mm and averaged: a voxel's HU and its share of lumen agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tubes:
-    """Capsules of one kind: ends ``a`` and ``b`` (n, 3) mm, their radii (n,), ``hu`` (n,) and ``tree`` (n,) 0, 1 LCA, 2 RCA."""
+    """Capsules of one kind: ends ``a``, ``b`` (n, 3) mm, radii there, ``hu``, ``tree`` (1 LCA, 2 RCA, else 0) (n,)."""
 
     a: Array
     b: Array
@@ -33,7 +34,7 @@ class Tubes:
     tree: NDArray[np.uint8]
 
     @classmethod
-    def of_paths(cls, paths: list[tuple[NDArray, NDArray, NDArray | float, int]]) -> Tubes:
+    def of_paths(cls, paths: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any] | float, int]]) -> Tubes:
         """Capsules along paths given as (points (n, 3), radii (n,), HU (n,) or number, tree)."""
         rows = [
             (p[:-1], p[1:], r[:-1], r[1:], np.broadcast_to(hu, len(p))[:-1], np.full(len(p) - 1, tree))
@@ -44,9 +45,10 @@ class Tubes:
             none = np.zeros(0, np.float32)
             return cls(none.reshape(0, 3), none.reshape(0, 3), none, none, none, none.astype(np.uint8))
         a, b, ra, rb, hu, tree = (np.concatenate(column) for column in zip(*rows, strict=True))
-        return cls(*(v.astype(np.float32) for v in (a, b, ra, rb, hu)), tree.astype(np.uint8))
+        floats = [v.astype(np.float32) for v in (a, b, ra, rb, hu)]
+        return cls(floats[0], floats[1], floats[2], floats[3], floats[4], tree.astype(np.uint8))
 
-    def within(self, low: NDArray, high: NDArray, margin_mm: float) -> NDArray[np.intp]:
+    def within(self, low: NDArray[Any], high: NDArray[Any], margin_mm: float) -> NDArray[np.intp]:
         """Which capsules reach into the box."""
         reach = np.maximum(self.ra, self.rb)[:, None] + margin_mm
         near = (np.minimum(self.a, self.b) - reach < high) & (np.maximum(self.a, self.b) + reach > low)
@@ -60,7 +62,9 @@ class Tubes:
             held = np.all([(i >= 0) & (i < len(axis)) for i, axis in zip(index, lattice, strict=True)], axis=0)
             index = [np.clip(i, 0, len(axis) - 1) for i, axis in zip(index, lattice, strict=True)]
             inside &= ~held | (sdf[tuple(index)] < 0)
-        return Tubes(*(v[inside] for v in (self.a, self.b, self.ra, self.rb, self.hu, self.tree)))
+        return Tubes(
+            self.a[inside], self.b[inside], self.ra[inside], self.rb[inside], self.hu[inside], self.tree[inside]
+        )
 
 
 class Texture:
@@ -91,7 +95,7 @@ def _interpolate(values: Array, index: list[Array], wrap: bool = False) -> Array
     return values
 
 
-def lattice_axes(low: NDArray, high: NDArray) -> list[Array]:
+def lattice_axes(low: NDArray[Any], high: NDArray[Any]) -> list[Array]:
     """Coordinates of the scene's lattice that cover a box, on whole multiples of the pitch."""
     return [
         np.arange(np.floor(a / PITCH_MM) - 2, np.ceil(b / PITCH_MM) + 3, dtype=np.float32) * np.float32(PITCH_MM)
@@ -115,7 +119,7 @@ def paint_anatomy(
     paint: Callable[[str, list[Array]], Array | float],
     edge_mm: float,
 ) -> None:
-    """Paints structures over one another into ``out`` in HU, with edges ``edge_mm`` wide; trivial blocks cost nothing."""
+    """Paints structures over one another into ``out`` in HU, with edges ``edge_mm`` wide."""
     for block in blocks(out.shape):
         at = [axis[s] for axis, s in zip(axes, block, strict=True)]
         index = [(a - grid[0]) / PITCH_MM for a, grid in zip(at, lattice, strict=True)]
@@ -137,7 +141,7 @@ def paint_anatomy(
 def tube_distance(
     tubes: Tubes, which: NDArray[np.intp], axes: list[Array], reach_mm: float
 ) -> tuple[Array, NDArray[np.intp]]:
-    """Distance (mm, negative inside) to the nearest capsule on a product grid, exact within ``reach_mm``, and which it is."""
+    """Distance (mm, negative inside) to the nearest capsule on a product grid, up to ``reach_mm``, and which it is."""
     shape = tuple(len(a) for a in axes)
     best = np.full(shape, reach_mm, np.float32)
     index = np.full(shape, -1, np.intp)
@@ -173,7 +177,7 @@ def paint_vessels(
     out: Array,
     labels: NDArray[np.uint8],
     axes: list[Array],
-    steps_mm: NDArray,
+    steps_mm: NDArray[Any],
     layers: dict[str, Tubes],
     subvoxels: bool = True,
 ) -> None:
@@ -225,4 +229,5 @@ def paint_vessels(
 def _pool(fine: Array, factors: tuple[int, ...]) -> Array:
     """Mean over sub-voxels."""
     shape = [n for size, f in zip(fine.shape, factors, strict=True) for n in (size // f, f)]
-    return fine.reshape(shape).mean((1, 3, 5), dtype=np.float32)
+    mean: Array = fine.reshape(shape).mean((1, 3, 5), dtype=np.float32)
+    return mean

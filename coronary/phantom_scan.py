@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ SIGMAS_PER_FWHM = 1 / 2.3548
 
 @dataclass(frozen=True)
 class Scan:
-    """One acquisition. Widths and heights in mm; ``steps_mm`` holds (height above which it applies, x shift, y shift)."""
+    """One acquisition; each of ``steps_mm`` is (height from which it applies, x shift, y shift)."""
 
     noise_hu: float
     blur_mm: tuple[float, float]  # full widths at half maximum: in the slice, along the table
@@ -23,7 +24,7 @@ class Scan:
     shading_hu: float
     steps_mm: tuple[tuple[float, float, float], ...]
 
-    def shift_mm(self, z_mm: NDArray) -> NDArray[np.float64]:
+    def shift_mm(self, z_mm: NDArray[Any]) -> NDArray[np.float64]:
         """How far the scene stands shifted (n, 3) at heights ``z_mm`` (n,): voxel p shows the scene at p + shift."""
         edges = np.array([step[0] for step in self.steps_mm])
         shifts = np.array([[0.0, 0, 0], *([x, y, 0] for _, x, y in self.steps_mm)])
@@ -33,7 +34,7 @@ class Scan:
 def draw_scan(
     noise_hu: tuple[float, float], blur_mm: tuple[float, float], difficulty: float, rng: np.random.Generator
 ) -> Scan:
-    """Draws an acquisition; steps come in a third of the hardest scans, 32-42 mm apart (a detector's height), up to 1.5 mm."""
+    """Draws an acquisition; a third of the hardest have steps of up to 1.5 mm every 32-42 mm (a detector's height)."""
     low, high = noise_hu
     steps = []
     stepped, height, pitch = rng.random() < 0.33 * difficulty, rng.uniform(-60, -25), rng.uniform(32, 42)
@@ -49,7 +50,7 @@ def draw_scan(
     )
 
 
-def blur(volume: Array, spacing_mm: NDArray, scan: Scan) -> None:
+def blur(volume: Array, spacing_mm: NDArray[Any], scan: Scan) -> None:
     """Convolves in place with the point spread, a Gaussian."""
     in_slice, along = scan.blur_mm
     for axis, width in enumerate((in_slice, in_slice, along)):
@@ -59,7 +60,7 @@ def blur(volume: Array, spacing_mm: NDArray, scan: Scan) -> None:
 
 
 def add_streaks(
-    volume: Array, axes: list[Array], sources: list[tuple[NDArray, float]], rng: np.random.Generator
+    volume: Array, axes: list[Array], sources: list[tuple[NDArray[Any], float]], rng: np.random.Generator
 ) -> None:
     """Adds fans of bright and dark rays about dense objects: ``sources`` are (centre mm, strength HU)."""
     x, y, z = axes
@@ -93,10 +94,10 @@ def add_shading(volume: Array, axes: list[Array], scan: Scan, rng: np.random.Gen
         volume[:, :, k] += plane[:, :, 0] * (np.float32(0.7) + np.float32(0.3) * z[k])
 
 
-def add_noise(volume: Array, axes: list[Array], spacing_mm: NDArray, scan: Scan, rng: np.random.Generator) -> None:
+def add_noise(volume: Array, axes: list[Array], spacing_mm: NDArray[Any], scan: Scan, rng: np.random.Generator) -> None:
     """Adds band-passed noise of ``noise_hu``, strongest in the middle of the body.
 
-    A filtered back-projection's noise has no power at frequency zero and falls off where the kernel does (Riederer 1978):
+    Noise of a filtered back-projection has no power at frequency zero and falls off with the kernel (Riederer 1978):
     here the difference of two Gaussians in the slice, one Gaussian along the table.
     """
     noise = rng.standard_normal(volume.shape, dtype=np.float32)
@@ -108,7 +109,7 @@ def add_noise(volume: Array, axes: list[Array], spacing_mm: NDArray, scan: Scan,
     slow *= np.float32(0.8)
     noise -= slow
     del slow
-    x, y, z = (np.exp(-((axis / np.float32(110)) ** 2)) for axis in axes)
+    x, y = (np.exp(-((axis / np.float32(110)) ** 2)) for axis in axes[:2])
     plane = (0.75 + 0.35 * x[:, None] * y[None, :]) * scan.noise_hu / noise[:: max(1, noise.shape[0] // 64)].std()
     for k in range(volume.shape[2]):
         volume[:, :, k] += plane.astype(np.float32) * noise[:, :, k]

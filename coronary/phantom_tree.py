@@ -1,7 +1,7 @@
 """The phantom's coronary tree: routes on the heart's surface, with the winding and calibre of real arteries.
 
-Main arteries follow the atrioventricular and interventricular grooves of the analytic heart, side branches leave them by
-Murray's law. How a real artery winds about its smooth course, and how its radius varies about its taper, comes from the
+Main arteries follow the atrioventricular and interventricular grooves of the analytic heart; side branches leave them
+by Murray's law. How a real one winds about its smooth course, and how its radius varies about its taper, comes from the
 centrelines in ``data/samples/narco119``; so no two seeds share a course, yet each bends as vessels bend.
 All lengths here are heart mm (see ``phantom_anatomy.Pose``).
 """
@@ -80,7 +80,8 @@ def real_windings() -> tuple[Array, ...]:
 
 def unit(v: Array) -> Array:
     """Vectors of length one."""
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
+    directions: Array = v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
+    return directions
 
 
 def resample(points: Array, step_mm: float) -> Array:
@@ -97,7 +98,8 @@ def _first_crossing(anatomy: Anatomy, origin: Array, directions: Array, offset_m
     f = anatomy.epicardium(anatomy.heart(p.astype(np.float32), roots_only=True)) - offset_mm
     k = np.maximum(np.argmax(f < 0, axis=-1), 1)[..., None]
     f0, f1 = np.take_along_axis(f, k - 1, -1)[..., 0], np.take_along_axis(f, k, -1)[..., 0]
-    return t[k[..., 0] - 1] - 2.0 * np.clip(f0 / np.maximum(f0 - f1, 1e-6), 0, 1)
+    far: Array = t[k[..., 0] - 1] - 2.0 * np.clip(f0 / np.maximum(f0 - f1, 1e-6), 0, 1)
+    return far
 
 
 def groove(
@@ -108,7 +110,7 @@ def groove(
     degrees: tuple[float, float],
     search_deg: float = 14,
 ) -> Array:
-    """The groove on the surface in the plane of ``start`` and ``end`` (angle from start towards end), deepest within reach."""
+    """The deepest course near the plane of ``start`` and ``end``, over angles in degrees from start towards end."""
     normal = unit(np.cross(start, end))
     start, end = unit(start), unit(np.cross(normal, unit(start)))
     angle = np.radians(np.arange(degrees[0], degrees[1], 2.0 if degrees[1] > degrees[0] else -2.0))
@@ -119,7 +121,10 @@ def groove(
     depth = gaussian_filter1d(far + 12 * tilt**2, 3, axis=0, mode="nearest")
     best = gaussian_filter1d(tilt[np.argmin(depth, axis=1)], 5, mode="nearest")[:, None]
     ray = np.cos(best) * ray + np.sin(best) * normal
-    return origin + ray * gaussian_filter1d(_first_crossing(anatomy, origin, ray, 2.0), 2, mode="nearest")[:, None]
+    course: Array = (
+        origin + ray * gaussian_filter1d(_first_crossing(anatomy, origin, ray, 2.0), 2, mode="nearest")[:, None]
+    )
+    return course
 
 
 def settle(anatomy: Anatomy, path: Array, clear_mm: Array, pull: float = 0.25) -> Array:
@@ -266,10 +271,13 @@ class Grower:
         self.add("RCA", "PLB", posterolateral[::6], (r * (1 - share) ** (1 / 3), jitter(0.5, 0.65)), rca)
 
     def side_branches(self) -> None:
-        """Diagonals, obtuse and acute marginals: evenly drawn take-offs, courses over the ventricles towards the apex."""
+        """Diagonals, obtuse and acute marginals: evenly drawn take-offs, then over the ventricles to the apex."""
         lateral = IV_MM + 22 * LV_AXIS - 45 * SEPTUM
-        plans = {"LAD": ("diagonal", 0.15, 0.7, 0.6 * lateral + 0.4 * self.apex_mm), "LCx": ("marginal", 0.25, 0.95, self.apex_mm),
-                 "RCA": ("acute marginal", 0.2, 0.8, self.apex_mm)}  # fmt: skip
+        plans = {
+            "LAD": ("diagonal", 0.15, 0.7, 0.6 * lateral + 0.4 * self.apex_mm),
+            "LCx": ("marginal", 0.25, 0.95, self.apex_mm),
+            "RCA": ("acute marginal", 0.2, 0.8, self.apex_mm),
+        }
         for k, line in enumerate(list(self.lines)):
             if line.branch not in plans:
                 continue
@@ -317,7 +325,7 @@ def _runs_outside(line: Centreline, anatomy: Anatomy) -> bool:
 
 
 def _keep_apart(lines: list[Centreline], gap_mm: float = 2.0, shortest_mm: float = 8.0) -> list[Centreline]:
-    """Cuts a branch where it comes within ``gap_mm`` of one kept before; what is left too short goes, with its children."""
+    """Cuts a branch where it comes within ``gap_mm`` of one kept before; too short a rest goes, with its children."""
     kept: list[Centreline] = []
     index: dict[int, int] = {}
     for i, line in enumerate(lines):
@@ -353,7 +361,7 @@ def _keep_apart(lines: list[Centreline], gap_mm: float = 2.0, shortest_mm: float
 
 
 def veins(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Array, Array]]:
-    """Anterior interventricular vein, great cardiac vein and coronary sinus as (points, radii): beside the LAD and LCx."""
+    """Great cardiac vein and coronary sinus as (points, radii): beside the LAD, then the LCx."""
     grower = Grower(anatomy, rng)
     front = grower.groove(IV_MM, -LV_AXIS, -grower.inferior, (64, rng.uniform(130, 175)))[::-1]
     back = grower.groove(AV_MM, grower.up, grower.left, (52, 176))

@@ -1,6 +1,7 @@
 """What else is bright and thin in the phantom: lung vessels, coronary veins, aortic calcium, a pacing lead.
 
-These are what a segmentation takes for coronary arteries, so they are drawn like them, as capsules, and are not in the truth.
+These are what a segmentation takes for coronary arteries, so they are drawn like them, as capsules; they are not in the
+truth.
 A path is (points (n, 3) in heart mm, radii (n,), HU).
 """
 
@@ -24,7 +25,8 @@ def lung_vessels(hu: float, rng: np.random.Generator) -> list[Path]:
         side = np.sign(hilum[0])
         # Most vessels go outwards; some double back over the heart's flanks, where they matter most.
         stack = [
-            (np.array(hilum), unit(rng.normal(size=3) + [1.1 * side, 0.25, 0]), rng.uniform(2.0, 4.0)) for _ in range(9)
+            (np.array(hilum), unit(rng.normal(size=3) + np.array([1.1 * side, 0.25, 0])), rng.uniform(2.0, 4.0))
+            for _ in range(9)
         ]
         while stack:
             start, heading, radius = stack.pop()
@@ -54,6 +56,13 @@ def aortic_calcium(anatomy: Anatomy, count: int, rng: np.random.Generator) -> li
 
 def pacing_lead(rng: np.random.Generator) -> Path:
     """A lead from the superior vena cava through the right atrium to the apex of the right ventricle."""
-    way = [[40, -3, 95], [42, -2, 40], [46, 4, 5], [38, 14, -14], [14, 22, -26], [-14, 34 + rng.uniform(-4, 4), -36]]
+    way: list[list[float]] = [
+        [40, -3, 95],
+        [42, -2, 40],
+        [46, 4, 5],
+        [38, 14, -14],
+        [14, 22, -26],
+        [-14, 34 + rng.uniform(-4, 4), -36],
+    ]
     points = smooth_path(way, STEP_MM)
     return points, np.full(len(points), 0.9), 3000.0
