@@ -13,7 +13,7 @@ from coronary.centreline import STEP_MM, Points, Values
 # guidelines for interpretation and reporting). Below 4 voxels, or for a loss of less than 1.5 (half a voxel of doubt
 # at each wall, there and in the reference), the roughness of a mask alone makes narrowings: tried on phantoms.
 MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS, MIN_LOSS_VOXELS = 1.5, 4.0, 1.5
-HEALTHY_MM = 2.0  # of vessel on either side, or the dip is an end or a taper
+HEALTHY_MM = 1.0  # of vessel on either side, or the dip is an end or a taper
 BANDWIDTH_MM = 10.0  # of the reference's kernel: longer than most plaques, shorter than most segments
 STARTING_QUANTILE, STARTING_MM = 0.75, 30.0
 BELOW, ABOVE = 0.3, 0.6  # a point this far (relative) under or over the reference has no say in it

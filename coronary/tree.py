@@ -172,8 +172,10 @@ def _measure_labels(labels: LabelArray, affine: Affine, options: TreeOptions) ->
             notes.append(f"{name}: {counts[side] * voxel_ml:.0f} ml cannot be a coronary tree; it was not traced")
         elif counts[side]:
             lumens[side] = lumen_from_mask(labels == side, affine)
-    if UNKNOWN in lumens:
+    if UNKNOWN in lumens and len(volume_mm3) == 1:
         notes.append("one tree only, and neither its course nor its ostium says whether it is the LCA or the RCA")
+    elif UNKNOWN in lumens:
+        notes.append("what is labelled neither LCA nor RCA was measured as a tree of its own, of unknown side")
 
     roots = ostia({side: lumen for side, lumen in lumens.items() if side != UNKNOWN})
     if UNKNOWN in lumens:
@@ -233,10 +235,10 @@ class _Grower:
         own = 0  # the first point that is this branch's own, outside its parent
         if parent is not None and path.parent is not None:
             trunk = self.branches[parent]
-            away_mm = np.linalg.norm(trunk.points_mm - points_mm[0], axis=1)
-            points_mm[0] = trunk.points_mm[int(np.argmin(away_mm))]
-            inside_mm = trunk.diameter_mm[int(np.argmin(away_mm))] / 2
-            own = min(int(np.searchsorted(arc_length(points_mm), inside_mm)), len(points_mm) - 1)
+            to_trunk_mm, nearest = cKDTree(trunk.points_mm).query(points_mm)
+            points_mm[0] = trunk.points_mm[nearest[0]]
+            parted = to_trunk_mm >= (trunk.diameter_mm[nearest] + diameter_mm) / 2  # the two no longer share a wall
+            own = int(np.argmax(parted)) if parted.any() else len(points_mm) - 1
             diameter_mm[:own] = diameter_mm[own]
         found = find_narrowings(
             points_mm[own:],

@@ -135,6 +135,16 @@ def test_what_the_grid_does_not_resolve_is_not_reported():
     assert found.percent == pytest.approx(30, abs=5)
 
 
+def test_the_funnel_of_a_take_off_is_no_narrowing():
+    trunk, side = line((0, 0, 0), (0, 0, 50)), line((0, 0, 20), (14, 0, 40), (30, 0, 45))
+    mask, affine, _ = paint([(trunk, 2.4), (side, 1.3)], (0.35, 0.35, 0.35))
+    tree = build_tree(mask, affine)
+    (branch,) = [branch for branch in tree.branches if branch.parent is not None]
+    assert tree.narrowings == ()
+    assert branch.mean_diameter_mm == pytest.approx(2.6, abs=0.15)
+    assert branch.length_mm == pytest.approx(length(side), abs=2)
+
+
 def test_a_vessel_half_outside_the_scan_is_not_narrow():
     bent, affine, _ = paint([(line((0, 0, 1.5), (20, 0, 0), (30, 0, 0), (50, 0, 1.5)), 1.6)], (0.4, 0.4, 0.4))
     below = int(np.flatnonzero(bent.any(axis=(0, 1)))[0]) + 4  # cuts the middle, spares the ends
@@ -279,6 +289,13 @@ def test_measure_keeps_the_sides_it_is_given(heart):
     swapped = np.array([0, 4, 4, 4, 7])[truth]
     tree = measure(segmentation(swapped, affine, {0: "background", 4: "RCA", 7: "LCA"}))
     assert [branch.side for branch in tree.branches] == ["LCA", "RCA", "RCA"]
+
+
+def test_measure_leaves_a_third_label_a_tree_of_its_own(heart):
+    _, affine, truth = heart
+    tree = measure(segmentation(np.array([0, 1, 1, 0, 3])[truth], affine, {1: "LCA", 2: "RCA", 3: "unassigned artery"}))
+    assert {branch.side for branch in tree.branches} == {"LCA", "unknown"}
+    assert "neither LCA nor RCA" in tree.notes[0]
 
 
 def test_measure_tells_the_sides_of_a_plain_mask(heart):
