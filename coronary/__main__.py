@@ -79,7 +79,6 @@ def predict(
         raise SetupError("no scan was named; give files or folders")
     options = Options(series, dicom_seg)
     items = plan(inputs, out, options)
-    out.mkdir(parents=True, exist_ok=True)
     arguments = {"inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite}
     with recorded(Report("coronary", "predict", arguments), out / "report.json") as report:
         with report.stage("load model"):

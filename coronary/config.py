@@ -83,7 +83,8 @@ class Config(FrozenConfig):
 
 # Width, spacing and loss of the shipped model: what two CPU cores can train and a laptop can run.
 _LITE: dict[str, Any] = {
-    "features": (16, 32, 48, 64, 96, 16),
+    "features": (8, 16, 32, 64, 96, 8),
+    "dropout": 0.0,
     "preprocessing": Preprocessing(spacing_mm=(0.7, 0.7, 0.7), normalisation=HuWindow()),
     "loss": "dice_ce",
     "optimiser": "adamw",

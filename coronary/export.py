@@ -74,7 +74,7 @@ def _metadata(config: Config, checkpoint: dict[str, Any], provenance: str) -> di
         "provenance": provenance,
         "licence": "Apache-2.0",
         "version": product_version(),
-        "commit": git_commit(),
+        "commit": git_commit(Path(__file__).resolve().parents[1]),
         "intended_use": "research on contrast-enhanced cardiac CT; not a medical device",
     }  # fmt: skip
 

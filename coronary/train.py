@@ -53,7 +53,7 @@ def train(
 
     settings = Fit(**{name: getattr(config, name) for name in _SHARED}, on_step=on_step or (lambda step, loss: None))
     fit(
-        model=build(config),
+        build=lambda: build(config),
         loss_of=_loss(config),
         batches_from=lambda step: batches_from(patches, step),
         validate=lambda model: mean_dice(model, held_out, config),

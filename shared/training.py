@@ -57,17 +57,17 @@ def make_fabric(device: str, precision: Any) -> Fabric:
 
 
 def fit(
-    model: nn.Module,
+    build: Callable[[], nn.Module],
     loss_of: Callable[[nn.Module, Batch], Tensor],
     batches_from: Callable[[int], Iterable[Batch]],
     validate: Callable[[nn.Module], float],
     run: Path,
     settings: Fit,
 ) -> nn.Module:
-    """Train ``model`` and return it with its best weights (those of the highest ``validate``).
+    """Train a network and return it with its best weights (those of the highest ``validate``).
 
     Args:
-        model: the network, freshly built.
+        build: makes the network; called once the seed is set, so that its first weights are seeded too.
         loss_of: batch to scalar loss; a batch's ``case`` names it in errors.
         batches_from: endless batches from a given step on, on the CPU.
         validate: score of a network, higher is better.
@@ -80,6 +80,7 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(settings.device, settings.precision)
     seed_everything(settings.seed, verbose=False)
+    model = build()
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema)
     )

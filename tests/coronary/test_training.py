@@ -1,0 +1,192 @@
+"""From phantoms to an ONNX file and its INT8 twin, at toy size; laws 3 and 5 for the coronary network."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from coronary.cases import find_cases, split_cases
+from coronary.config import PRESETS, Config
+from coronary.data import Patches, cache_case
+from coronary.export import export_run, parity_samples, windows
+from coronary.model import build
+from coronary.phantom import PhantomConfig, write_dataset
+from coronary.predict import Predictor
+from coronary.train import train
+from shared.config import apply_preset
+from shared.errors import InputError, SetupError
+from shared.export import GateError, export_onnx, quantise
+from shared.runtime import Session, read_metadata
+from shared.training import NonFiniteLossError
+
+TOY = apply_preset(
+    Config(),
+    PRESETS["smoke"]
+    | {
+        "features": (4, 4, 8, 8, 8, 4), "patch": (32, 32, 32), "steps": 4, "validate_every": 2, "workers": 0,
+        "validation_fraction": 0.5, "precision": "32-true", "inference": {"window": (48, 48, 48)},
+    },
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    config = PhantomConfig(shape=(64, 64, 56), spacing_mm=(1.6, 1.6, 1.7))
+    write_dataset(folder, count=2, seed=5, config=config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train(TOY, tmp_path_factory.mktemp("run"), data)
+
+
+def weights(run):
+    return torch.load(run / "last.ckpt", weights_only=True)["model"]
+
+
+def test_a_run_leaves_its_config_curves_and_checkpoints(run):
+    assert Config.model_validate_json((run / "config.json").read_text()) == TOY
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 4]
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert {path.name for path in run.glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(run, data, tmp_path):
+    half = tmp_path / "run"
+    shutil.copytree(run / "cache", half / "cache")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step, loss):
+        if step == 3:  # one step past the checkpoint
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(TOY, half, data, on_step=kill)
+    train(TOY, half, data)
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, weights(half)[name]), name
+
+
+def test_a_non_finite_loss_names_the_case(data, tmp_path):
+    huge = TOY.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(NonFiniteLossError, match=r"step \d: the loss is nan on \['\d'"):
+        train(huge, tmp_path / "run", data)
+
+
+def test_a_patch_is_a_function_of_seed_and_index(run, data):
+    cases = [cache_case(case, TOY.preprocessing, run / "cache") for case in find_cases(data)]
+    first, again = Patches(cases, TOY), Patches(cases, TOY)
+    again[3]
+    for key in ("image", "label"):
+        assert torch.equal(first[5][key], again[5][key])
+    assert first[5]["image"].shape == (1, 32, 32, 32)
+    label = first[5]["label"]
+    assert torch.allclose(label.sum(0), torch.ones(32, 32, 32))
+
+
+def test_training_never_mirrors(run, data):
+    """Law 12: left and right carry meaning, so no augmentation may change handedness."""
+    from monai.transforms import RandFlip, RandRotate90
+
+    from coronary.data import _augmentation
+
+    for step in _augmentation().transforms:
+        assert not isinstance(step, RandFlip | RandRotate90)
+    case = cache_case(find_cases(data)[0], TOY.preprocessing, run / "cache")
+    ramp = np.broadcast_to(np.linspace(-1, 1, case.image.shape[0])[:, None, None], case.image.shape)
+
+    class Ramp:
+        name, image, occupancy, foreground = "ramp", ramp, case.occupancy, case.foreground
+
+    for index in range(30):
+        image = Patches([Ramp], TOY)[index]["image"][0]
+        assert image[-4:].mean() > image[:4].mean()
+
+
+def test_the_cache_is_made_once_and_again_when_a_file_changes(data, tmp_path):
+    case = find_cases(data)[0]
+    cached = cache_case(case, TOY.preprocessing, tmp_path)
+    stamp = (cached.folder / "image.npy").stat().st_mtime_ns
+    assert (cache_case(case, TOY.preprocessing, tmp_path).folder / "image.npy").stat().st_mtime_ns == stamp
+    case.label.touch()
+    assert (cache_case(case, TOY.preprocessing, tmp_path).folder / "image.npy").stat().st_mtime_ns > stamp
+
+
+def test_a_label_on_another_grid_is_named(data, tmp_path):
+    import nibabel as nib
+
+    case = find_cases(data)[0]
+    for path in (case.image, case.label):
+        shutil.copy(path, tmp_path)
+    label = nib.load(case.label)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), tmp_path / case.label.name)
+    with pytest.raises(InputError, match=r"1.label.nii.gz: its grid is not that of 1.img.nii.gz"):
+        cache_case(find_cases(tmp_path)[0], TOY.preprocessing, tmp_path / "cache")
+
+
+def test_splits_are_seeded_disjoint_and_whole(data):
+    cases = find_cases(data) * 5
+    for seed in range(3):
+        training, validation = split_cases(cases, 0.2, seed)
+        assert len(validation) == 2
+        assert len(training) + len(validation) == 10
+    assert split_cases(cases, 0.2, 1) == split_cases(cases, 0.2, 1)
+
+
+def test_the_exported_file_computes_what_torch_does(run, data, tmp_path):
+    path = export_run(run, tmp_path / "coronary.onnx", data=data)
+    metadata = read_metadata(path)
+    assert metadata["task"] == "coronary"
+    assert metadata["preprocessing"] == TOY.preprocessing.model_dump(mode="json")
+    assert max(metadata["parity"]["relative_difference"].values()) < 1e-3
+    model = build(TOY)
+    model.load_state_dict(torch.load(run / "best.ckpt", weights_only=True)["model"])
+    cases = split_cases(find_cases(data), 0.5, TOY.seed)[1]
+    cached = [cache_case(case, TOY.preprocessing, run / "cache") for case in cases]
+    for engine in ("onnxruntime", "openvino"):
+        for sample in parity_samples(cached, TOY):
+            with torch.no_grad():
+                wanted = model.eval()(torch.from_numpy(sample)).numpy()
+            np.testing.assert_allclose(Session(path, "cpu", engine)(sample), wanted, atol=2e-3 * np.abs(wanted).max())
+    assert Predictor(path, "cpu").precision == "fp32"
+
+
+def test_a_file_that_differs_from_torch_is_not_written(run, data, tmp_path, monkeypatch):
+    model = build(TOY).eval()
+    sample = np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32)
+
+    class Wrong(Session):
+        def __call__(self, image):
+            return super().__call__(image) * 1.01
+
+    monkeypatch.setattr("shared.export.Session", Wrong)
+    with pytest.raises(GateError, match="nothing was written"):
+        export_onnx(model, [sample], tmp_path / "wrong.onnx", {}, engines=("openvino",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_refused_beyond_its_gate_and_close_within(run, data, tmp_path):
+    fp32 = export_run(run, tmp_path / "coronary.onnx", data=data)
+    cached = [cache_case(case, TOY.preprocessing, run / "cache") for case in find_cases(data)]
+    samples = windows(cached, TOY, 4)
+    out = tmp_path / "coronary-int8.onnx"
+    with pytest.raises(GateError, match=r"INT8 scores 0.5000, float32 0.9000"):
+        quantise(fp32, out, samples, score=lambda path: 0.9 if path == fp32 else 0.5)
+    assert not out.exists()
+    quantise(fp32, out, samples, score=lambda path: 1.0)
+    assert read_metadata(out)["precision"] == "int8"
+    wanted, got = Session(fp32, "cpu")(samples[0]), Session(out, "cpu")(samples[0])
+    assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.8  # a network of four channels, hardly trained
+    assert not np.array_equal(wanted, got)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(SetupError, match="config.json"):
+        export_run(tmp_path, tmp_path / "x.onnx")
