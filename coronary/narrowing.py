@@ -14,6 +14,7 @@ from coronary.centreline import STEP_MM, Points, Values
 # at each wall, there and in the reference), the roughness of a mask alone makes narrowings: tried on phantoms.
 MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS, MIN_LOSS_VOXELS = 1.5, 4.0, 1.5
 HEALTHY_MM = 1.0  # of vessel on either side, or the dip is an end or a taper
+RECOVERY_MM = 15.0  # within which the vessel is wider again on either side
 BANDWIDTH_MM = 10.0  # of the reference's kernel: longer than most plaques, shorter than most segments
 STARTING_QUANTILE, STARTING_MM = 0.75, 30.0
 BELOW, ABOVE = 0.3, 0.6  # a point this far (relative) under or over the reference has no say in it
@@ -83,7 +84,7 @@ def find_narrowings(
     calm = ndimage.gaussian_filter1d(diameter_mm, 0.5 / STEP_MM, mode="nearest")  # the grid's own ripple
     reference = reference_diameter(calm)
     percent = 100 * (1 - calm / reference)
-    margin = round(HEALTHY_MM / STEP_MM)
+    margin, reach = round(HEALTHY_MM / STEP_MM), round(RECOVERY_MM / STEP_MM)
     resolved = (reference >= max(MIN_REFERENCE_MM, MIN_REFERENCE_VOXELS * voxel_mm)) & (
         reference - calm >= MIN_LOSS_VOXELS * voxel_mm
     )
@@ -93,7 +94,12 @@ def find_narrowings(
         halves = _runs(percent >= percent[worst] / 2)
         length_mm = next(b - a for a, b in halves if a <= worst < b) * STEP_MM
         between_healthy = start >= margin and stop <= len(calm) - margin
-        if percent[worst] < min_percent or length_mm < min_length_mm or not resolved[worst] or not between_healthy:
+        # A vessel that gives off a large branch steps down and stays so: a narrowing is wider on both sides again.
+        beside = min(calm[max(0, worst - reach) : worst + 1].max(), calm[worst : worst + reach].max())
+        recovers = 100 * (1 - calm[worst] / beside) >= percent[worst] / 2
+        if percent[worst] < min_percent or length_mm < min_length_mm:
+            continue
+        if not (resolved[worst] and between_healthy and recovers):
             continue
         x, y, z = (float(v) for v in points_mm[worst])
         found.append(
