@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from coronary.centreline import STEP_MM, Points, Values
+from coronary.centreline import STEP_MM, Points, Values, arc_length
 
 # Below 1.5 mm the Society of Cardiovascular Computed Tomography does not grade a segment (Leipsic et al. 2014, SCCT
 # guidelines for interpretation and reporting). Below 4 voxels, or for a loss of less than 1.5 (half a voxel of doubt
@@ -52,14 +52,19 @@ def reference_diameter(diameter_mm: Values) -> Values:
         return diameter_mm.copy()
     width = min(2 * n - 1, int(STARTING_MM / STEP_MM) | 1)
     fit: Values = ndimage.percentile_filter(diameter_mm, 100 * STARTING_QUANTILE, size=width, mode="nearest")
-    offset_mm = (np.arange(n)[None, :] - np.arange(n)[:, None]) * STEP_MM
+    reach = int(3 * BANDWIDTH_MM / STEP_MM)
+    offset_mm = np.arange(-reach, reach + 1) * STEP_MM
     kernel = np.exp(-0.5 * (offset_mm / BANDWIDTH_MM) ** 2)
+
+    def moment(values: Values, power: int) -> Values:
+        summed: Values = ndimage.correlate1d(values, kernel * offset_mm**power, mode="constant")
+        return summed
+
     for _ in range(5):
         relative = (diameter_mm - fit) / fit
         weight = np.clip(1 - (relative / np.where(relative < 0, BELOW, ABOVE)) ** 2, 0.01, 1) ** 2
-        w = kernel * weight
-        s0, s1, s2 = w.sum(1), (w * offset_mm).sum(1), (w * offset_mm**2).sum(1)
-        t0, t1 = w @ diameter_mm, (w * offset_mm) @ diameter_mm
+        s0, s1, s2 = (moment(weight, power) for power in range(3))
+        t0, t1 = (moment(weight * diameter_mm, power) for power in range(2))
         fit = np.maximum((s2 * t0 - s1 * t1) / np.maximum(s0 * s2 - s1**2, 1e-12), 0.1)
     return fit
 
@@ -104,7 +109,7 @@ def find_narrowings(
         x, y, z = (float(v) for v in points_mm[worst])
         found.append(
             Narrowing(
-                position_mm=worst * STEP_MM,
+                position_mm=float(arc_length(points_mm)[worst]),
                 point_mm=(x, y, z),
                 length_mm=float(length_mm),
                 diameter_mm=float(calm[worst]),
