@@ -135,6 +135,22 @@ def test_the_command_line_page_is_current():
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `just docs`"
 
 
+def test_the_contrast_page_says_the_numbers_of_the_code():
+    from coronary import contrast
+
+    text = (ROOT / "docs" / "explanation" / "contrast-region.md").read_text(encoding="utf-8")
+    low, high = contrast.BLOOD_HU
+    for said in (
+        f"{contrast.SPACING_MM:g} mm grid",
+        f"Between {low:g} and {high:g} HU",
+        f"ball of {contrast.CORE_RADIUS_MM:g} mm radius",
+        f"at most {contrast.MAX_BLOOD_SD_HU:g} HU",
+        f"At least {contrast.MIN_BLOOD_ML:g} ml",
+        f"within {contrast.REACH_MM:g} mm",
+    ):
+        assert said in text
+
+
 def test_what_is_wrong_is_seen():
     assert problems_of("```bash\nuv run --no-dev coronary predict a.nii.gz --out b --sereis 3\n```") == [
         "coronary predict --sereis: no such option"
