@@ -203,7 +203,9 @@ def agreement(scan: Path) -> dict[str, float]:
     settings, inference = fp32.preprocessing, fp32.inference
     window = settings.normalisation
     assert isinstance(window, HuWindow)
-    image = Orientation("RAS", labels=None)(EnsureChannelFirst()(LoadImage(reader="NibabelReader", image_only=True)(scan)))
+    image = Orientation("RAS", labels=None)(
+        EnsureChannelFirst()(LoadImage(reader="NibabelReader", image_only=True)(scan))
+    )
     image = Spacing(settings.spacing_mm, mode="bilinear")(image)
     image = ScaleIntensityRange(window.low_hu, window.high_hu, -1, 1, clip=True)(image)
     metadata = fp32.session.metadata["training"]["config"]

@@ -15,7 +15,7 @@ from coronary.tree import Tree, measure
 from shared.cohort import Input, Item, Outcome, collect_inputs
 from shared.io.atomic import whole
 from shared.io.volume import is_volume, read_volume
-from shared.io.writers import write_csv, write_dicom_seg, write_json, write_mask
+from shared.io.writers import write_csv, write_dicom_seg, write_json, write_mask, write_stl
 from shared.report import Stopwatch
 from shared.types import Segmentation, Volume
 
@@ -97,7 +97,7 @@ def write_outputs(
 
 
 def _write_mesh(segmentation: Segmentation, path: Path) -> None:
-    from shared.mesh import mesh_from_mask, write_stl
+    from shared.mesh import mesh_from_mask
 
     write_stl(mesh_from_mask(segmentation.labels > 0, segmentation.affine), path)
 
@@ -106,6 +106,7 @@ def _write_preview(volume: Volume, segmentation: Segmentation, tree: Tree, path:
     from shared.draw import preview
 
     lines = [(branch.points_mm, branch.side) for branch in tree.branches]
-    image = preview(volume, segmentation, lines=lines)
+    marks = [(narrowing.point_mm, f"{narrowing.percent:.0f} %") for _, narrowing in tree.narrowings]
+    image = preview(volume, segmentation, lines=lines, marks=marks)
     with whole(path) as aside:
         image.save(aside)

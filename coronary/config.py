@@ -62,6 +62,8 @@ class Config(FrozenConfig):
     phantoms: PositiveInt = 8
     """How many phantoms to make where no data folder is given."""
     validation_fraction: float = Field(0.2, gt=0, lt=1)
+    validation_cases: PositiveInt = 4
+    """How many of the held-out cases are looked at during training; whole scans take their time."""
     patch: Triple = (96, 96, 96)
     batch: PositiveInt = 4
     positive_fraction: float = Field(0.5, ge=0, le=1)

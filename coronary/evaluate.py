@@ -21,6 +21,7 @@ from shared.metrics.bootstrap import bootstrap_interval
 from shared.metrics.overlap import betti0_error, cl_dice, dice, hd95_mm, surface_dice
 from shared.types import Segmentation
 
+COLOURS = {"hit": (120, 200, 120), "missed": (255, 96, 80), "extra": (255, 200, 60)}
 METRICS = ("dice", "cl_dice", "hd95_mm", "surface_dice_1mm", "betti0_error")
 
 
@@ -129,5 +130,6 @@ def _picture(case: Case, predictor: Predictor, path: Path, row: dict[str, Any]) 
     found, wanted = predictor(scan).labels > 0, truth.array > 0
     labels = np.where(found & wanted, 1, np.where(wanted, 2, np.where(found, 3, 0))).astype(np.uint8)
     shown = Segmentation(labels, scan.affine, {0: "background", 1: "hit", 2: "missed", 3: "extra"}, scan.source)
+    title = f"{case.name}: Dice {row['dice']:.3f}, clDice {row['cl_dice']:.3f}"
     with whole(path) as aside:
-        preview(scan, shown, title=f"{case.name}: Dice {row['dice']:.3f}, clDice {row['cl_dice']:.3f}").save(aside)
+        preview(scan, shown, title=title, colours=COLOURS).save(aside)

@@ -2,7 +2,7 @@
 
     predictor = Predictor()                       # the shipped model, the fastest engine that is there
     segmentation = predictor("scan.nii.gz")       # or a DICOM folder, (array, affine), a SimpleITK image, a Volume
-    tree = build_tree(segmentation.labels, segmentation.affine)
+    tree = coronary.tree.measure(segmentation)
 
 The model is loaded once and called many times. Everything about it is read from its one ONNX file.
 """

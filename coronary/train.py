@@ -48,7 +48,7 @@ def train(
     cache = run / "cache"
     cached = {case.name: cache_case(case, config.preprocessing, cache) for case in [*training, *validation]}
     patches = Patches([cached[case.name] for case in training], config)
-    held_out = [cached[case.name] for case in validation[:4]]
+    held_out = [cached[case.name] for case in validation[: config.validation_cases]]
     log.info("%d cases to train on, %d held out", len(training), len(validation))
 
     settings = Fit(**{name: getattr(config, name) for name in _SHARED}, on_step=on_step or (lambda step, loss: None))

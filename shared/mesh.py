@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import csr_array, diags_array
 
 from shared.geometry import apply_affine, bounding_box, crop
-from shared.io.atomic import whole
-from shared.types import Affine
+from shared.types import Affine, Space
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-Space = Literal["RAS", "LPS"]
 Vertices = Float64[np.ndarray, "v 3"]
 Faces = Int64[np.ndarray, "f 3"]
 
@@ -63,33 +60,6 @@ def mesh_from_mask(
     if space == "LPS":  # a half turn about z: it mirrors nothing, so the faces keep their sense
         vertices = vertices * np.array([-1.0, -1.0, 1.0])
     return Trimesh(vertices, faces, process=False)
-
-
-def write_stl(mesh: Trimesh, path: Path | str, *, space: Space = "RAS") -> None:
-    """Write a mesh as a binary STL file in LPS mm, which is what 3D Slicer and most viewers take STL to be.
-
-    Args:
-        mesh: its normals face outwards.
-        path: appears whole or not at all.
-        space: in which the mesh's vertices are.
-
-    Raises:
-        SetupError: the file cannot be written.
-    """
-    triangles = np.asarray(mesh.triangles, np.float32)
-    if space == "RAS":
-        triangles = triangles * np.array([-1, -1, 1], np.float32)
-    record = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    records = np.zeros(len(triangles), record)
-    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    records["normal"] = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
-    records["corners"] = triangles
-    # Slicer reads the coordinate system from this header (SPACE=...); it must not begin with "solid".
-    header = b"Skiagram. Research software, not a medical device. mm; SPACE=LPS".ljust(80)
-    with whole(path) as aside, aside.open("wb") as file:
-        file.write(header)
-        file.write(np.uint32(len(records)).tobytes())
-        file.write(records.tobytes())
 
 
 def _marching_cubes(mask: Bool[np.ndarray, "x y z"], affine: Affine) -> tuple[Vertices, Faces]:

@@ -18,6 +18,7 @@ Affine = Float64[np.ndarray, "4 4"]
 VolumeArray = Float32[np.ndarray, "x y z"]
 LabelArray = UInt8[np.ndarray, "x y z"]
 MaskArray = Bool[np.ndarray, "x y z"]
+Space = Literal["RAS", "LPS"]
 Format = Literal["nifti", "nrrd", "mha", "dicom", "array"]
 
 

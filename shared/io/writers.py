@@ -7,11 +7,11 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import igzip
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import UInt8
 
 from shared.errors import InputError, SetupError
 from shared.geometry import from_ras
@@ -20,7 +20,10 @@ from shared.io.checks import lps_to_ras
 from shared.io.dicom import read_headers
 from shared.io.nifti import nifti_bytes
 from shared.report import product_version
-from shared.types import Grid, Segmentation, Source
+from shared.types import Grid, Segmentation, Source, Space
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -210,22 +213,28 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path | str) -> None:
         table.writerows(rows)
 
 
-def write_stl(
-    vertices_mm: Float[np.ndarray, "vertices 3"], faces: Integer[np.ndarray, "triangles 3"], path: Path | str
-) -> None:
-    """Write a mesh in RAS mm as binary STL in LPS mm, which DICOM tools and 3D Slicer expect; its header says so.
+def write_stl(mesh: Trimesh, path: Path | str, *, space: Space = "RAS") -> None:
+    """Write a mesh as a binary STL file in LPS mm, which is what 3D Slicer and most viewers take STL to be.
+
+    Args:
+        mesh: its normals face outwards.
+        path: appears whole or not at all.
+        space: in which the mesh's vertices are.
 
     Raises:
         SetupError: the file cannot be written.
     """
-    corners = np.asarray(vertices_mm, np.float32)[faces] * np.array([-1, -1, 1], np.float32)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    triangles = np.asarray(mesh.triangles, np.float32)
+    if space == "RAS":
+        triangles = triangles * np.array([-1, -1, 1], np.float32)
     record = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    triangles = np.zeros(len(corners), record)
-    triangles["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
-    triangles["corners"] = corners
+    records = np.zeros(len(triangles), record)
+    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    records["normal"] = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
+    records["corners"] = triangles
+    # Slicer reads the coordinate system from this header (SPACE=...); it must not begin with "solid".
+    header = b"Skiagram. Research software, not a medical device. mm; SPACE=LPS".ljust(80)
     with whole(path) as aside, aside.open("wb") as file:
-        file.write(b"Skiagram; SPACE=LPS; mm".ljust(80))
-        file.write(np.uint32(len(triangles)).astype("<u4").tobytes())
-        file.write(triangles.tobytes())
+        file.write(header)
+        file.write(np.uint32(len(records)).tobytes())
+        file.write(records.tobytes())

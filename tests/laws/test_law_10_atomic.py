@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from dicom_factory import PATIENT, write_series
 from orientations import affine_of, landmark_array
+from trimesh import Trimesh
 
 from shared.errors import SetupError
 from shared.io.atomic import whole
@@ -32,7 +33,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "mask.nii": lambda path: write_mask(SEGMENTATION, path),
     "mask.nrrd": lambda path: write_mask(SEGMENTATION, path),
     "mask.mha": lambda path: write_mask(SEGMENTATION, path),
-    "tree.stl": lambda path: write_stl(VERTICES, FACES, path),
+    "tree.stl": lambda path: write_stl(Trimesh(VERTICES, FACES), path),
     "report.json": lambda path: write_json({"values": list(range(9999))}, path),
     "table.csv": lambda path: write_csv(({"n": n} for n in range(9999)), path),
     "seg.dcm": lambda path: write_dicom_seg(dicom_segmentation(path.parent.parent / "series"), path),

@@ -5,7 +5,8 @@ import pytest
 import trimesh
 
 from shared.errors import SetupError
-from shared.mesh import mesh_from_mask, write_stl
+from shared.io.writers import write_stl
+from shared.mesh import mesh_from_mask
 
 OBLIQUE = np.array([[-0.5, 0.1, 0.0, 30.0], [0.1, 0.5, 0.1, -20.0], [0.0, -0.1, 0.8, 900.0], [0, 0, 0, 1.0]])
 

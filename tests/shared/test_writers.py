@@ -13,6 +13,7 @@ import trimesh
 from dicom_factory import PATIENT, write_series
 from orientations import ALL_48, LANDMARK, SHAPE, affine_of, landmark_array
 from pydicom.dataset import Dataset
+from trimesh import Trimesh
 
 from shared.errors import InputError, SetupError
 from shared.io import nifti
@@ -193,7 +194,7 @@ def test_a_dicom_seg_needs_a_series_with_identities(tmp_path: Path) -> None:
 
 def test_an_stl_is_a_solid_of_the_right_size_in_lps(tmp_path: Path) -> None:
     box = trimesh.creation.box((2.0, 3.0, 4.0))
-    write_stl(box.vertices + np.array([10, 20, 30]), box.faces, tmp_path / "box.stl")
+    write_stl(Trimesh(box.vertices + np.array([10, 20, 30]), box.faces, process=False), tmp_path / "box.stl")
     read = trimesh.load_mesh(tmp_path / "box.stl")
     assert read.is_watertight
     assert read.volume == pytest.approx(24.0)
@@ -202,7 +203,7 @@ def test_an_stl_is_a_solid_of_the_right_size_in_lps(tmp_path: Path) -> None:
 
 
 def test_an_empty_mesh_is_an_empty_stl(tmp_path: Path) -> None:
-    write_stl(np.zeros((0, 3)), np.zeros((0, 3), int), tmp_path / "none.stl")
+    write_stl(Trimesh(), tmp_path / "none.stl")
     assert len((tmp_path / "none.stl").read_bytes()) == 84
 
 
