@@ -79,7 +79,10 @@ def predict(
         raise SetupError("no scan was named; give files or folders")
     options = Options(series, dicom_seg)
     items = plan(inputs, out, options)
-    arguments = {"inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite}
+    arguments = {
+        "inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite,
+        "series": series, "dicom_seg": dicom_seg, "any_scan": any_scan, "threads": threads,
+    }  # fmt: skip
     with recorded(Report("coronary", "predict", arguments), out / "report.json") as report:
         with report.stage("load model"):
             predictor = Predictor(model, device, precision=precision, threads=threads, contrast_check=not any_scan)
@@ -140,8 +143,9 @@ def measure(mask: Positional[Path], /, out: Path | None = None, voice: Quiet = V
     tree = measure_tree(mask_from_file(mask))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(tree.to_dict(), out / f"{stem(mask)}.tree.json")
-        write_csv(tree.to_rows(), out / f"{stem(mask)}.tree.csv")
+        name = stem(mask).removesuffix(".tree")
+        write_json(tree.to_dict(), out / f"{name}.tree.json")
+        write_csv(tree.to_rows(), out / f"{name}.tree.csv")
     voice.say(tree_table(tree), *tree.notes)
     return Answer(tree.to_dict())
 
@@ -162,7 +166,7 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
         config: OmitArgPrefixes[Config] = chosen,
         voice: Quiet = Voice(),
     ) -> Answer:
-        """Train, and export the best weights; without --data on phantoms that it makes itself.
+        """Train from a preset; without --data on phantoms that it makes itself. Then `export` the run.
 
         Args:
             preset: what to start from; every field of it is a flag below.
@@ -220,7 +224,7 @@ def evaluate(
 
 
 def export(
-    run: Positional[Path], /, out: Path, int8: Flag = False, data: Path | None = None, voice: Quiet = Voice()
+    run: Positional[Path], /, out: Path, int8: Flag = False, provenance: str = "", voice: Quiet = Voice()
 ) -> Answer:
     """Turn a run into one ONNX file, if it computes what torch does; with --int8 the quantised twin as well.
 
@@ -228,12 +232,12 @@ def export(
         run: the run folder.
         out: the ONNX file; with --int8 name it NAME-int8.onnx, float32 goes to NAME.onnx.
         int8: quantise, if the loss in Dice stays within the gate.
-        data: the data the run was trained on; its phantoms if left out.
+        provenance: where the training data came from, for the model's metadata.
         voice: how to speak.
     """
     from coronary.export import export_run
 
-    export_run(run, out, int8=int8, data=data)
+    export_run(run, out, int8=int8, provenance=provenance)
     voice.say(f"wrote {out}")
     return Answer({"model": out})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -48,7 +49,7 @@ def demo(out: Path, seed: int, device: str, precision: Literal["auto", "fp32", "
         report.results = {"scores": scores, "seconds_predict": seconds}
         report.exit_status = result.exit_status
     for failure in report.failures:
-        voice.say(f"error: {failure}")
+        print(f"error: {failure}", file=sys.stderr)
     if scores:
         _tell(voice, out, predictor, scores, seconds)
     return Answer(report.as_dict(), result.exit_status)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coronary.cases import find_cases, split_cases
+from coronary.cases import load_split
 from coronary.config import Config
 from coronary.data import CachedCase, cache_case
 from coronary.evaluate import evaluate
@@ -23,10 +23,10 @@ from shared.report import git_commit, product_version
 INT8_WINDOWS = 24
 
 
-def export_run(run: Path, out: Path, *, int8: bool = False, data: Path | None = None, provenance: str = "") -> Path:
+def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = "") -> Path:
     """Export a run's best weights to ``out``; with ``int8`` the quantised file instead, float32 beside it.
 
-    Parity and the INT8 gate are judged on the run's own validation cases (or those of ``data``).
+    Parity and the INT8 gate are judged on the run's own validation cases; ``provenance`` says what data these were.
 
     Raises:
         SetupError: the folder is no finished run.
@@ -41,7 +41,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, data: Path | None = 
     model.load_state_dict(checkpoint["model"])
     model.eval()
 
-    cases = split_cases(find_cases(data or run / "phantoms"), config.validation_fraction, config.seed)[1]
+    cases = load_split(run / "cases.json")[1]
     cached = [cache_case(case, config.preprocessing, run / "cache") for case in cases]
     fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
     export_onnx(model, parity_samples(cached, config), fp32, _metadata(config, checkpoint, provenance))

@@ -68,6 +68,8 @@ class Predictor:
         path = Path(model) if model is not None else None
         self.session = Session(_choose(path, device, precision), device, engine, threads)
         self.preprocessing, self.inference = _settings(self.session)
+        if precision not in ("auto", self.precision):
+            raise SetupError(f"{self.session.path}: is {self.precision}, not {precision}; give the other file, or auto")
         if trained_windows:
             self.inference = self.inference.model_copy(update={"grow": 1.0})
         self.contrast_check = contrast_check
@@ -229,9 +231,9 @@ def _choose(model: Path | None, device: str, precision: Literal["auto", "fp32", 
     if precision != "auto":
         return find_model("coronary", precision, model)
     on_cpu = device == "cpu" or (device == "auto" and not cuda_is_plausible())
-    if model is None and on_cpu:
+    if on_cpu and (model is None or model.is_dir()):
         with suppress(SetupError):  # a folder of models may hold no INT8 twin; `auto` then takes float32
-            return find_model("coronary", "int8")
+            return find_model("coronary", "int8", model)
     return find_model("coronary", "fp32", model)
 
 

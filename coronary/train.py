@@ -17,7 +17,7 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
-from coronary.cases import find_cases, split_cases
+from coronary.cases import find_cases, load_split, save_split, split_cases
 from coronary.config import Config
 from coronary.data import CachedCase, Patches, batches_from, cache_case
 from coronary.model import build
@@ -35,16 +35,19 @@ def train(
 ) -> Path:
     """Train from ``data`` (ImageCAS's layout; None makes phantoms) and return the run folder.
 
-    The folder holds ``config.json``, ``metrics.jsonl``, ``last.ckpt``, ``best.ckpt`` and the cache of preprocessed
-    cases. Called again with the same folder it goes on from ``last.ckpt``.
+    The folder holds ``config.json``, ``cases.json``, ``metrics.jsonl``, ``last.ckpt``, ``best.ckpt`` and the cache of
+    preprocessed cases. Called again with the same folder it goes on from ``last.ckpt``, with the same cases.
     """
     run.mkdir(parents=True, exist_ok=True)
     with whole(run / "config.json") as aside:
         aside.write_text(config.model_dump_json(indent=2))
-    if data is None:
-        data = run / "phantoms"
-        write_dataset(data, count=config.phantoms, seed=config.seed, config=PhantomConfig())
-    training, validation = split_cases(find_cases(data), config.validation_fraction, config.seed)
+    split = run / "cases.json"
+    if not split.exists():
+        if data is None:
+            data = run / "phantoms"
+            write_dataset(data, count=config.phantoms, seed=config.seed, config=PhantomConfig())
+        save_split(split, *split_cases(find_cases(data), config.validation_fraction, config.seed))
+    training, validation = load_split(split)
     cache = run / "cache"
     cached = {case.name: cache_case(case, config.preprocessing, cache) for case in [*training, *validation]}
     patches = Patches([cached[case.name] for case in training], config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from coronary.cases import find_cases, split_cases
+from coronary.cases import find_cases, load_split, split_cases
 from coronary.config import PRESETS, Config
 from coronary.data import Patches, cache_case
 from coronary.export import export_run, parity_samples, windows
@@ -69,7 +69,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(run, data, tmp_path):
 
     with pytest.raises(KilledError):
         train(TOY, half, data, on_step=kill)
-    train(TOY, half, data)
+    train(TOY, half)  # a run knows its own cases
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, weights(half)[name]), name
 
@@ -141,14 +141,14 @@ def test_splits_are_seeded_disjoint_and_whole(data):
 
 
 def test_the_exported_file_computes_what_torch_does(run, data, tmp_path):
-    path = export_run(run, tmp_path / "coronary.onnx", data=data)
+    path = export_run(run, tmp_path / "coronary.onnx")
     metadata = read_metadata(path)
     assert metadata["task"] == "coronary"
     assert metadata["preprocessing"] == TOY.preprocessing.model_dump(mode="json")
     assert max(metadata["parity"]["relative_difference"].values()) < 1e-3
     model = build(TOY)
     model.load_state_dict(torch.load(run / "best.ckpt", weights_only=True)["model"])
-    cases = split_cases(find_cases(data), 0.5, TOY.seed)[1]
+    cases = load_split(run / "cases.json")[1]
     cached = [cache_case(case, TOY.preprocessing, run / "cache") for case in cases]
     for engine in ("onnxruntime", "openvino"):
         for sample in parity_samples(cached, TOY):
@@ -173,7 +173,7 @@ def test_a_file_that_differs_from_torch_is_not_written(run, data, tmp_path, monk
 
 
 def test_int8_is_refused_beyond_its_gate_and_close_within(run, data, tmp_path):
-    fp32 = export_run(run, tmp_path / "coronary.onnx", data=data)
+    fp32 = export_run(run, tmp_path / "coronary.onnx")
     cached = [cache_case(case, TOY.preprocessing, run / "cache") for case in find_cases(data)]
     samples = windows(cached, TOY, 4)
     out = tmp_path / "coronary-int8.onnx"
