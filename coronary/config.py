@@ -111,7 +111,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.9,
     },
     # The shipped model (recipes/coronary_lite.sh).
-    "lite": _LITE | {"patch": (64, 64, 64), "batch": 2, "phantoms": 64, "steps": 4000, "validate_every": 500},
+    "lite": _LITE
+    | {
+        "learning_rate": 3e-3,
+        "seed": 1,
+        "patch": (64, 64, 64),
+        "batch": 2,
+        "positive_fraction": 0.6,
+        "phantoms": 64,
+        "validation_fraction": 0.08,
+        "validation_cases": 2,
+        "steps": 3000,
+        "validate_every": 800,
+    },
     # The reference project's network and baseline: Dice loss, Adam 1e-4, four balanced patches of 96 cubed.
     "reference-baseline": {},
 }

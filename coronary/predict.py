@@ -16,9 +16,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
+from scipy.special import expit
 
 from coronary.config import HuWindow, Inference, Preprocessing
 from coronary.contrast import ContrastRegion, contrast_region, near_on
+from coronary.plausible import implausible
 from coronary.preprocess import Prepared, preprocess
 from coronary.tree import label_sides
 from shared.errors import InputError, SetupError
@@ -144,10 +146,12 @@ class Predictor:
                 pad_value=prepared.pad_value, where=where, progress=progress,
             )  # fmt: skip
         # The logistic function of the difference is the softmax over two classes.
-        np.negative(difference, out=difference)
-        np.exp(np.clip(difference, -80, 80, out=difference), out=difference)
-        difference += 1
-        return np.reciprocal(difference, out=difference), prepared.affine
+        probability = expit(difference, out=difference)
+        with stage("plausible pieces"):
+            found = probability >= self.inference.threshold
+            blood_hu = region.blood_hu if region is not None else None
+            probability[implausible(found, prepared.hu, self.preprocessing.spacing_mm, blood_hu)] = 0
+        return probability, prepared.affine
 
 
 def as_volume(image: Image) -> Volume:

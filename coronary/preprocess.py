@@ -25,6 +25,12 @@ class Prepared:
     offset: float
     pad_value: float
 
+    @property
+    def hu(self) -> VolumeArray:
+        """The scan in HU again, as far as clipping left it."""
+        hu: VolumeArray = (self.array - np.float32(self.offset)) * np.float32(1 / self.scale)
+        return hu
+
     def brighter_than(self, threshold_hu: float) -> MaskArray:
         """Voxels above a threshold in HU, ``x y z``."""
         mask: MaskArray = self.array > threshold_hu * self.scale + self.offset
