@@ -43,7 +43,7 @@ class Inference(FrozenConfig):
     """A window may grow by this factor along an axis where that saves windows; 1 keeps the trained size."""
     blending: Literal["gaussian", "constant"] = "gaussian"
     threshold: float = Field(0.5, gt=0, lt=1)
-    min_volume_mm3: float = Field(20.0, ge=0)
+    min_volume_mm3: float = Field(30.0, ge=0)
     """Smaller connected pieces are dropped."""
     lumen_threshold_hu: float = 100.0
     """Darker voxels cannot be contrast-filled lumen: windows that hold none brighter are skipped."""

@@ -20,13 +20,15 @@ CORE_RADIUS_MM = 7.0
 MIN_BLOOD_ML = 25.0
 # Epicardial arteries run on the heart's surface: a wall of up to 15 mm, fat, and the right heart where it is dark.
 REACH_MM = 35.0
-# Blood is even, spongy bone is not: standard deviation within a core, after 2 mm smoothing.
-MAX_BLOOD_SD_HU = 75.0
+# Blood is even, spongy bone is not: standard deviation within 10 mm, median over a core.
+MAX_BLOOD_SD_HU = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastRegion:
     """The part of a scan where contrast-filled coronaries can lie.
+
+    ``blood_hu`` is the level of the brightest pool (the upper quartile of its core: left heart or right, by timing).
 
     ``near`` is true within reach of the blood pool, on the coarse ``affine`` grid; ``box`` holds it, in voxels of the
     scan. ``finding`` says why there is none: then both are empty.
@@ -76,17 +78,24 @@ def _blood_core(smooth: np.ndarray, grid: Grid) -> tuple[MaskArray, float]:
     seeds = depth >= CORE_RADIUS_MM
     core = np.zeros(bright.shape, bool)
     labels, sizes = label_components(seeds, 6)
-    values = []
+    values = [float("nan")]
+    unevenness = _local_sd(smooth)
     for number in range(1, min(len(sizes), 20) + 1):
         piece = labels == number
-        inside = smooth[piece]
-        if inside.std() <= MAX_BLOOD_SD_HU:
+        if np.median(unevenness[piece]) <= MAX_BLOOD_SD_HU:
             core |= piece
-            values.append(float(np.median(inside)))
+            values.append(float(np.percentile(smooth[piece], 75)))
     if core.any():
         away = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm)
         core = bright & (away <= CORE_RADIUS_MM)
-    return core, values[0] if values else float("nan")
+    return core, float(np.fmax.reduce(values))
+
+
+def _local_sd(smooth: np.ndarray) -> np.ndarray:
+    """Standard deviation within 5 coarse voxels along each axis."""
+    mean = ndimage.uniform_filter(smooth, 5, mode="nearest")
+    squares = ndimage.uniform_filter(np.square(smooth), 5, mode="nearest")
+    return np.sqrt(np.maximum(squares - np.square(mean), 0))
 
 
 def _soft_tissue_hu(smooth: np.ndarray) -> float:

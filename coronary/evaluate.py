@@ -41,12 +41,12 @@ class Scores:
         for metric in METRICS:
             values = np.array([row[metric] for row in self.rows], float)
             finite = values[np.isfinite(values)]
-            low, high = bootstrap_interval(finite) if len(finite) > 1 else (float("nan"), float("nan"))
+            interval = bootstrap_interval(finite) if len(finite) > 1 else None
             order = np.argsort(values)
             result[metric] = {
                 "mean": float(finite.mean()) if len(finite) else None,
                 "sd": float(finite.std(ddof=1)) if len(finite) > 1 else None,
-                "interval_95": None if np.isnan(low) else [low, high],
+                "interval_95": None if interval is None else [interval.low, interval.high],
                 "lowest": {"case": self.rows[order[0]]["case"], "value": _json(values[order[0]])},
                 "highest": {"case": self.rows[order[-1]]["case"], "value": _json(values[order[-1]])},
                 "infinite": int(len(values) - len(finite)),

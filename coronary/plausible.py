@@ -14,8 +14,8 @@ LUNG_HU = -180.0
 MAX_LUNG_SHARE = 0.3
 # The shell that is looked at: beyond the vessel's own blur, within the epicardial fat.
 SHELL_MM = (1.0, 3.0)
-# A lumen is not brighter than the blood pool that fills it; bone and calcium are. Noise and streaks get some room.
-BRIGHTER_BY_HU, BRIGHTER_BY_SHARE = 60.0, 1.15
+# A lumen is no brighter than the blood pool that fills it, and its edge is darker; bone and calcium are brighter.
+MAX_SHARE_OF_BLOOD = 0.97
 MAX_PIECES = 200
 
 
@@ -24,14 +24,14 @@ def implausible(
 ) -> MaskArray:
     """Find the connected pieces of ``mask`` that lie in lung, or are brighter than the blood.
 
-    A piece goes if more than 30 % of the shell 1 to 3 mm around it is lung or air, or if its median exceeds the blood
-    pool's by more than 15 % and 60 HU. Pieces beyond the 200 largest go as well: arteries are few.
+    A piece goes if more than 30 % of the shell 1 to 3 mm around it is lung or air, or if its median is not below 97 %
+    of the blood pool's level. Pieces beyond the 200 largest go as well: arteries are few.
 
     Args:
         mask: ``x y z``.
         hu: the scan on the same grid; clipping below -200 HU does no harm.
         spacing_mm: of that grid.
-        blood_hu: median of the blood pool; None leaves brightness out.
+        blood_hu: level of the blood pool; None leaves brightness out.
     """
     labels, _ = label_components(mask)
     margin = [int(np.ceil(SHELL_MM[1] / spacing)) + 1 for spacing in spacing_mm]
@@ -44,7 +44,7 @@ def implausible(
         away = edt.edt(~piece, anisotropy=spacing_mm, black_border=False)
         shell = values[(away > SHELL_MM[0]) & (away < SHELL_MM[1])]
         in_lung = shell.size > 0 and float((shell < LUNG_HU).mean()) > MAX_LUNG_SHARE
-        limit = np.inf if blood_hu is None else blood_hu * BRIGHTER_BY_SHARE + BRIGHTER_BY_HU
+        limit = np.inf if blood_hu is None else MAX_SHARE_OF_BLOOD * blood_hu
         if in_lung or float(np.median(values[piece])) > limit:
             out[box] |= piece
     return out
