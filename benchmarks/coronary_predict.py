@@ -63,8 +63,8 @@ def main() -> None:
         name: child(__file__, "--ours", scan, model, "--out", options.out / f"{name}.nii.gz")
         for name, model in (("float32", fp32), ("INT8", int8))
     }
-    result: dict[str, Any] = {"reference": reference, "ours": ours, "agreement": agreement(scan)}
     tell_times(reference, ours)
+    result: dict[str, Any] = {"reference": reference, "ours": ours, "agreement": agreement(scan)}
     tell_agreement(result["agreement"])
     if not options.small:
         result["800 slices"] = child(
@@ -128,7 +128,9 @@ def make_full_network(out: Path, scan: Path) -> tuple[Path, Path, Path]:
 def lite_weights() -> dict[str, torch.Tensor]:
     """The shipped model's weights by their torch names."""
     proto = onnx.load(CHECKOUT_MODELS / "coronary.onnx")
-    return {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in proto.graph.initializer}
+    arrays = {t.name: onnx.numpy_helper.to_array(t).copy() for t in proto.graph.initializer}
+    # The exporter adds constants of its own to the weights.
+    return {name: torch.from_numpy(array) for name, array in arrays.items() if name.endswith((".weight", ".bias"))}
 
 
 def widen(
