@@ -70,13 +70,16 @@ def _spatial_pad(array: VolumeArray, affine: Affine, least: tuple[int, int, int]
 
 def _zscore_nonzero(array: VolumeArray) -> tuple[VolumeArray, float, float]:
     """Z-score the non-zero voxels and leave zeros at zero; returns also scale and offset."""
-    nonzero = array != 0
-    count = max(int(np.count_nonzero(nonzero)), 1)
-    # Zeros add nothing to the sums; slab by slab in float64, so that no second volume is needed.
-    mean = sum(float(slab.sum(dtype=np.float64)) for slab in array) / count
-    squares = sum(float(np.square(slab, dtype=np.float64).sum()) for slab in array)
-    deviation = max(squares / count - mean * mean, 0.0) ** 0.5 or 1.0
-    out = np.zeros_like(array)
-    np.subtract(array, np.float32(mean), out=out, where=nonzero)
+    flat = array.ravel(order="K")  # in the order of memory: no copy
+    count = max(int(np.count_nonzero(flat)), 1)
+    # Zeros add nothing to the sums; block by block in float64, so that no second volume is needed.
+    mean = squares = 0.0
+    for start in range(0, flat.size, 2**18):
+        block = flat[start : start + 2**18].astype(np.float64)
+        mean += float(block.sum()) / count
+        squares += float(block @ block) / count
+    deviation = max(squares - mean * mean, 0.0) ** 0.5 or 1.0
+    out = array - np.float32(mean)
     out *= np.float32(1 / deviation)
+    out[array == 0] = 0
     return out, 1 / deviation, -mean / deviation
