@@ -32,10 +32,9 @@ from coronary.phantom import PhantomConfig, make_phantom, write_phantom
 from coronary.predict import METADATA_VERSION, Predictor, as_volume
 from coronary.preprocess import preprocess
 from shared.export import export_onnx, quantise
-from shared.io.writers import write_json, write_mask
+from shared.io.writers import write_json
 from shared.metrics.overlap import dice
 from shared.registry import CHECKOUT_MODELS
-from shared.report import Stopwatch, peak_memory_bytes
 from shared.runtime import read_metadata
 from shared.sliding_window import plan_windows, slide
 
@@ -47,10 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks")
     parser.add_argument("--small", action="store_true", help="a 256x256x103 scan, and no 800-slice one")
-    parser.add_argument("--ours", nargs=2, metavar=("SCAN", "MODEL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ours:
-        return run_ours(Path(options.ours[0]), Path(options.ours[1]), options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     scan = make_scan(options.out, options.small)
     weights, fp32, int8 = make_full_network(options.out, scan)
@@ -60,7 +56,7 @@ def main() -> None:
         "benchmarks/coronary_reference.py", scan, weights, options.out / "reference.nii.gz", "--features", *features
     )
     ours = {
-        name: child(__file__, "--ours", scan, model, "--out", options.out / f"{name}.nii.gz")
+        name: child("benchmarks/coronary_ours.py", scan, model, options.out / f"{name}.nii.gz")
         for name, model in (("float32", fp32), ("INT8", int8))
     }
     tell_times(reference, ours)
@@ -72,7 +68,6 @@ def main() -> None:
         )
         print(f"512x512x800, INT8: peak memory {result['800 slices']['peak_memory_bytes'] / 2**30:.2f} GiB (limit 4)")
     write_json(result, options.out / "coronary_predict.json")
-    return None
 
 
 def make_scan(out: Path, small: bool) -> Path:
@@ -174,29 +169,6 @@ def child(*words: Any) -> dict[str, Any]:
         raise SystemExit(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def run_ours(scan: Path, model: Path, out: Path) -> None:
-    """Our side: one scan to its mask; then what the reference does not make."""
-    from coronary.batch import _write_mesh, _write_preview
-    from coronary.tree import measure
-
-    predictor, watch = Predictor(model, "cpu"), Stopwatch()
-    with watch.stage("read"):
-        volume = as_volume(scan)
-    segmentation = predictor(volume, stage=watch.stage)
-    with watch.stage("write mask"):
-        write_mask(segmentation, out)
-    extras = Stopwatch()
-    peak = peak_memory_bytes()
-    with extras.stage("tree"):
-        tree = measure(segmentation)
-    if segmentation.labels.any():
-        with extras.stage("mesh"):
-            _write_mesh(segmentation, out.with_name(out.name + ".stl"))
-    with extras.stage("preview"):
-        _write_preview(volume, segmentation, tree, out.with_name(out.name + ".png"))
-    print(json.dumps({"seconds": watch.seconds, "extras": extras.seconds, "peak_memory_bytes": peak}))
 
 
 def agreement(scan: Path) -> dict[str, float]:

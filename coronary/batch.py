@@ -89,20 +89,22 @@ def write_outputs(
         write_csv(tree.to_rows(), csv_path)
     if segmentation.labels.any():
         with watch.stage("write mesh"):
-            _write_mesh(segmentation, item.optional[0])
+            write_mesh(segmentation, item.optional[0])
     with watch.stage("write preview"):
-        _write_preview(volume, segmentation, tree, preview_path)
+        write_preview(volume, segmentation, tree, preview_path)
     with watch.stage("write mask"):
         write_mask(segmentation, mask_path)
 
 
-def _write_mesh(segmentation: Segmentation, path: Path) -> None:
+def write_mesh(segmentation: Segmentation, path: Path) -> None:
+    """Write the surface of all arteries as STL."""
     from shared.mesh import mesh_from_mask
 
     write_stl(mesh_from_mask(segmentation.labels > 0, segmentation.affine), path)
 
 
-def _write_preview(volume: Volume, segmentation: Segmentation, tree: Tree, path: Path) -> None:
+def write_preview(volume: Volume, segmentation: Segmentation, tree: Tree, path: Path) -> None:
+    """Write the three projections with centrelines and narrowings as PNG."""
     from shared.draw import preview
 
     lines = [(branch.points_mm, branch.side) for branch in tree.branches]

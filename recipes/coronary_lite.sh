@@ -3,7 +3,7 @@
 #
 #   bash recipes/coronary_lite.sh
 #
-# Training cases 1.. of seed 2000, held-out cases of seed 9100: no case is in both.
+# Training cases 1.. of seed 2000, held-out cases of seed 9200: no case is in both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=runs/coronary/lite data=runs/coronary/phantoms heldout=runs/coronary/heldout
@@ -16,7 +16,7 @@ phantoms() { # FIRST_ID COUNT "SHAPE" "SPACING"
 phantoms 1 40 "200 200 180" "0.6 0.6 0.6"
 phantoms 101 24 "256 256 200" "0.45 0.45 0.5"
 phantoms 201 12 "256 256 150" "0.7 0.7 0.75"
-[ -e $heldout/20.img.nii.gz ] || uv run coronary phantom --out $heldout --seed 9100 --count 20 \
+[ -e $heldout/20.img.nii.gz ] || uv run coronary phantom --out $heldout --seed 9200 --count 20 \
   --shape 320 320 240 --spacing-mm 0.4 0.4 0.5
 
 if [ -e $run/last.ckpt ]; then uv run coronary train --resume $run
