@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import SkiagramError
+from shared.errors import SetupError, SkiagramError
 from shared.report import exit_status_of, plain, reason_of
 
 if TYPE_CHECKING:
@@ -121,12 +121,23 @@ def _answer_of(main: Callable[[], Answer | None], debug: bool) -> Answer | None:
     except SystemExit as stop:  # tyro: 0 after --help, 2 after telling on stderr what it did not understand
         status = exit_status_of(stop)
         return Answer({"error": "usage: see stderr", "exit_status": status}, status) if status else None
-    except (KeyboardInterrupt, Exception) as error:
+    except (KeyboardInterrupt, Exception) as raised:
         if debug:
             traceback.print_exc()
+        error = _explained(raised)
         foreseen = isinstance(error, SkiagramError | KeyboardInterrupt)
         reason = reason_of(error)
         hint = "" if foreseen or debug else "; run again with --debug for the traceback"
         print(f"error: {reason}{hint}", file=sys.stderr)
         status = exit_status_of(error)
         return Answer({"error": reason, "exit_status": status}, status)
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Turn what a library says of a missing package or a value out of range into words for people."""
+    if isinstance(error, ModuleNotFoundError):
+        return SetupError(f"{error.name} is not installed; run `uv sync`, which installs what training needs too")
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
+        problems = (f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}" for item in error.errors())
+        return SetupError("; ".join(problems))
+    return error

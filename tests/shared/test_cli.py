@@ -166,3 +166,17 @@ def test_no_bar_when_quiet_or_soon_over(terminal: StringIO, monkeypatch: pytest.
     with Voice(quiet=True).progress("long", total=2) as update:
         update(1)
     assert terminal.getvalue() == ""
+
+
+def test_a_missing_package_and_a_value_out_of_range_are_setup_errors(capsys):
+    from coronary.phantom import PhantomConfig
+
+    def no_torch():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    assert run_command(no_torch, []) == 2
+    assert capsys.readouterr().err.startswith("error: torch is not installed; run `uv sync`")
+    assert run_command(lambda: PhantomConfig(spacing_mm=(-1, 1, 1)), []) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: spacing_mm = (-1")
+    assert line.count("\n") == 1
