@@ -23,7 +23,10 @@ def label_components(
     """
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), np.zeros(0, np.int64)
-    labels, count = cc3d.connected_components(mask, connectivity=_on(mask, connectivity), return_N=True)
+    if _is_thin(mask):
+        labels, sizes = label_components(np.pad(mask, 2), connectivity)
+        return labels[2:-2, 2:-2, 2:-2], sizes
+    labels, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
     sizes = np.bincount(labels[labels > 0], minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
     rank = np.zeros(count + 1, np.uint32)
@@ -46,10 +49,12 @@ def keep_components(
         return np.zeros(mask.shape, bool)
     # A millionth of tolerance: a spacing that went through float32 must not decide about a piece.
     smallest_voxels = max(1, int(np.ceil(min_volume_mm3 / voxel_mm3 * (1 - 1e-6))))
-    kept: MaskArray = cc3d.dust(mask, threshold=smallest_voxels, connectivity=_on(mask, connectivity)) > 0
+    if _is_thin(mask):
+        return keep_components(np.pad(mask, 2), voxel_mm3, min_volume_mm3, connectivity)[2:-2, 2:-2, 2:-2]
+    kept: MaskArray = cc3d.dust(mask, threshold=smallest_voxels, connectivity=connectivity) > 0
     return kept
 
 
-def _on(mask: MaskArray, connectivity: Connectivity) -> Connectivity:
-    """On a single row of voxels all neighbours are faces; cc3d 4.1 fails there ("maximum length") when told 26."""
-    return 6 if sorted(mask.shape)[1] == 1 else connectivity
+def _is_thin(mask: MaskArray) -> bool:
+    """Say whether cc3d 4.1 may fail on this grid: its table is too short where a side is a few voxels."""
+    return min(mask.shape) < 4
