@@ -57,4 +57,4 @@ def keep_components(
 
 def _is_thin(mask: MaskArray) -> bool:
     """Say whether cc3d 4.1 may fail on this grid: its table is too short where a side is a few voxels."""
-    return min(mask.shape) < 4
+    return bool(min(mask.shape) < 4)
