@@ -18,7 +18,7 @@ from shared.io.atomic import whole
 from shared.io.volume import read_volume
 from shared.io.writers import write_csv, write_json
 from shared.metrics.bootstrap import bootstrap_interval
-from shared.metrics.overlap import betti0_error, cl_dice, dice, hd95_mm, surface_dice
+from shared.metrics.overlap import overlap_scores
 from shared.types import Segmentation
 
 COLOURS = {"hit": (120, 200, 120), "missed": (255, 96, 80), "extra": (255, 200, 60)}
@@ -60,13 +60,9 @@ def _json(value: float) -> float | None:
 
 def compare(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, float]:
     """Every metric of two boolean masks ``x y z`` on one grid."""
-    return {
-        "dice": dice(prediction, truth),
-        "cl_dice": cl_dice(prediction, truth),
-        "hd95_mm": hd95_mm(prediction, truth, spacing_mm),
-        "surface_dice_1mm": surface_dice(prediction, truth, spacing_mm, tolerance_mm=1.0),
-        "betti0_error": betti0_error(prediction, truth),
-    }
+    scores = overlap_scores(prediction, truth, spacing_mm, tolerance_mm=1.0)
+    scores["surface_dice_1mm"] = scores.pop("surface_dice")
+    return {metric: scores[metric] for metric in METRICS}
 
 
 def evaluate(

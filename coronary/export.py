@@ -32,6 +32,8 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
         SetupError: the folder is no finished run.
         GateError: the exported file differs from torch, or INT8 loses too much Dice.
     """
+    if int8 and "-int8" not in out.name:
+        raise SetupError(f"{out}: an INT8 file keeps its float32 twin beside it; name it NAME-int8.onnx")
     config = load_config(Config, run / "config.json")
     weights = run / "best.ckpt"
     if not weights.exists():
@@ -46,8 +48,6 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
     fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
     export_onnx(model, parity_samples(cached, config), fp32, _metadata(config, checkpoint, provenance))
     if int8:
-        if fp32 == out:
-            raise SetupError(f"{out}: an INT8 file keeps its float32 twin beside it; name it NAME-int8.onnx")
         quantise(
             fp32,
             out,

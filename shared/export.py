@@ -96,8 +96,7 @@ def quantise(
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
     Convolutions that read a concatenation or a pooling stay float32: one scale for channels of such different range
-    costs more than it saves (recipes/coronary_lite.sh: Dice 0.93 with the float32 mask if they are quantised too,
-    0.99 if not).
+    costs more than it saves.
 
     Args:
         source: the float32 file that ``export_onnx`` wrote.

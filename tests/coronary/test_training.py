@@ -190,3 +190,9 @@ def test_int8_is_refused_beyond_its_gate_and_close_within(run, data, tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(SetupError, match="config.json"):
         export_run(tmp_path, tmp_path / "x.onnx")
+
+
+def test_an_int8_file_needs_a_name_of_its_own_before_anything_is_written(run, tmp_path):
+    with pytest.raises(SetupError, match="NAME-int8.onnx"):
+        export_run(run, tmp_path / "coronary.onnx", int8=True)
+    assert list(tmp_path.iterdir()) == []
