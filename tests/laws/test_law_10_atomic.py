@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,18 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let no file grow past 4 kB: the operating system then refuses the write, whatever library it comes from."""
+    """Let no file grow past 4 kB: the operating system then refuses the write, whatever library it comes from.
+
+    For the write alone: pytest's own report may go to a file as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -69,12 +75,9 @@ def test_a_write_that_succeeds_leaves_one_file(out: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_write_that_the_system_cuts_short_leaves_nothing(
-    out: Path, name: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_write_that_the_system_cuts_short_leaves_nothing(out: Path, name: str) -> None:
     dicom_segmentation(out.parent / "series")
-    request.getfixturevalue("small_files")
-    with pytest.raises(SetupError, match="cannot be written") as caught:
+    with small_files(), pytest.raises(SetupError, match="cannot be written") as caught:
         WRITERS[name](out / name)
     assert list(out.iterdir()) == []
     assert_one_line(caught.value, out / name)
