@@ -186,7 +186,7 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
             config = load_config(Config, resume / "config.json")
         elif (folder / "last.ckpt").exists():
             raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
-        with voice.progress("training", total=config.steps) as update:
+        with voice.progress("training", total=None) as update:
             run(config, folder, data, on_step=lambda step, loss: update(step, f"loss {loss:.3f}"))
         voice.say(f"best and last checkpoints in {folder}; next: coronary export {folder} --out model.onnx")
         return Answer({"run": folder, "config": config})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from shared.config import Config as FrozenConfig
+from shared.training_settings import TrainingSettings
 
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -49,6 +50,38 @@ class Inference(FrozenConfig):
     """Darker voxels cannot be contrast-filled lumen: windows that hold none brighter are skipped."""
 
 
+class Loss(FrozenConfig):
+    """Weights of the loss's terms, and how Dice is averaged."""
+
+    dice: NonNegativeFloat = 1.0
+    cross_entropy: NonNegativeFloat = 0.0
+    cl_dice: NonNegativeFloat = 0.0
+    """Soft clDice (Shit et al., CVPR 2021)."""
+    skeleton_recall: NonNegativeFloat = 0.0
+    """Soft recall of the label's tubed skeleton (Kirchhoff et al., ECCV 2024)."""
+    dice_of_background: bool = True
+    """Average Dice over both channels, as MONAI's DiceLoss does by default; else over the lumen alone."""
+    dice_over_batch: bool = False
+    """One Dice for the whole batch rather than the mean of one for each sample."""
+
+
+class Sampling(FrozenConfig):
+    """Where patches are cut, and what is done to them."""
+
+    patch: Triple = (96, 96, 96)
+    patches_per_case: PositiveInt = 4
+    """Patches cut from a case in turn, before the next case."""
+    positive_fraction: float = Field(0.5, ge=0, le=1)
+    """Share of patches centred on a lumen voxel; the others are centred on background."""
+    distal_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of the positive patches centred on thin vessels, with a radius below 0.8 mm."""
+    jitter_mm: NonNegativeFloat = 0.0
+    """How far the centre of a positive patch may be moved along each axis."""
+    augment: Literal["none", "reference", "scanner"] = "none"
+    """reference: the reference project's seven, mirrors included. scanner: small rotations and scalings, and what
+    differs between scanners; never a mirror."""
+
+
 class Config(FrozenConfig):
     """One coronary training run, whole."""
 
@@ -57,30 +90,16 @@ class Config(FrozenConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     preprocessing: Preprocessing = Preprocessing()
     inference: Inference = Inference()
+    sampling: Sampling = Sampling()
+    loss: Loss = Loss()
+    training: TrainingSettings = TrainingSettings()
 
-    seed: int = 0
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the cases held out where no split file is given."""
+    validation_cases: PositiveInt | None = None
+    """How many of the held-out cases are looked at after each epoch; whole scans take their time. None is all."""
     phantoms: PositiveInt = 8
     """How many phantoms to make where no data folder is given."""
-    validation_fraction: float = Field(0.2, gt=0, lt=1)
-    validation_cases: PositiveInt = 4
-    """How many of the held-out cases are looked at during training; whole scans take their time."""
-    patch: Triple = (96, 96, 96)
-    batch: PositiveInt = 4
-    positive_fraction: float = Field(0.5, ge=0, le=1)
-    """Share of patches centred on a lumen voxel."""
-    steps: PositiveInt = 1000
-    validate_every: PositiveInt = 250
-    loss: Literal["dice", "dice_ce"] = "dice"
-    optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: PositiveFloat = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the exponential moving average of the weights; 0 switches it off."""
-    augment: bool = False
-    """Intensity changes and small rotations; never a mirror, since left and right carry meaning."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    device: str = "auto"
-    workers: int = Field(1, ge=0)
 
 
 # Width, spacing and loss of the shipped model: what two CPU cores can train and a laptop can run.
@@ -88,14 +107,17 @@ _LITE: dict[str, Any] = {
     "features": (8, 16, 32, 64, 96, 8),
     "dropout": 0.0,
     "preprocessing": Preprocessing(spacing_mm=(0.7, 0.7, 0.7), normalisation=HuWindow()),
-    "loss": "dice_ce",
-    "optimiser": "adamw",
-    "learning_rate": 2e-3,
-    "schedule": "cosine",
-    "ema": 0.995,
-    "augment": True,
-    "precision": "bf16-mixed",
-}
+    "loss": Loss(cross_entropy=1.0, dice_of_background=False, dice_over_batch=True),
+    "sampling": Sampling(
+        patch=(64, 64, 64), patches_per_case=1, positive_fraction=0.6, jitter_mm=5.6, augment="scanner"
+    ),
+    "training": TrainingSettings(
+        epochs=4, steps_per_epoch=750, batch=2, optimiser="adamw", weight_decay=0.01, learning_rate=3e-3,
+        schedule="cosine", warmup_steps=150, ema=0.995, clip_norm=12.0, seed=1, precision="bf16-mixed",
+    ),
+    "validation_fraction": 0.08,
+    "validation_cases": 2,
+}  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Minutes on a laptop, from nothing to an ONNX file: proves the path, not the accuracy.
@@ -104,26 +126,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "features": (8, 16, 16, 32, 32, 8),
         "preprocessing": Preprocessing(spacing_mm=(1.0, 1.0, 1.0), normalisation=HuWindow()),
         "phantoms": 4,
-        "patch": (48, 48, 48),
-        "batch": 2,
-        "steps": 60,
-        "validate_every": 30,
-        "ema": 0.9,
+        "sampling": _LITE["sampling"].model_copy(update={"patch": (48, 48, 48)}),
+        "training": _LITE["training"].model_copy(
+            update={"epochs": 2, "steps_per_epoch": 30, "warmup_steps": 3, "ema": 0.9}
+        ),
     },
     # The shipped model (recipes/coronary_lite.sh).
-    "lite": _LITE
-    | {
-        "learning_rate": 3e-3,
-        "seed": 1,
-        "patch": (64, 64, 64),
-        "batch": 2,
-        "positive_fraction": 0.6,
-        "phantoms": 64,
-        "validation_fraction": 0.08,
-        "validation_cases": 2,
-        "steps": 3000,
-        "validate_every": 800,
-    },
+    "lite": _LITE,
     # The reference project's network and baseline: Dice loss, Adam 1e-4, four balanced patches of 96 cubed.
     "reference-baseline": {},
 }

@@ -77,19 +77,19 @@ class Patches(Dataset[dict[str, Any]]):
 
     def __init__(self, cases: Sequence[CachedCase], config: Config) -> None:
         self.cases, self.config = list(cases), config
-        self._augment = _augmentation() if config.augment else None
+        self._augment = _augmentation() if config.sampling.augment != "none" else None
 
     def __len__(self) -> int:
-        return self.config.steps * self.config.batch
+        return 2**40  # endless: training decides when to stop
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = np.random.default_rng((self.config.seed, index))
+        rng = np.random.default_rng((self.config.training.seed, index))
         case = self.cases[rng.integers(len(self.cases))]
         image, occupancy = case.image, case.occupancy
         # A margin lets the rotated patch be cut without empty corners.
-        size = np.array(self.config.patch) + (16 if self._augment else 0)
+        size = np.array(self.config.sampling.patch) + (16 if self._augment else 0)
         centre = rng.integers(0, image.shape)
-        if rng.random() < self.config.positive_fraction:
+        if rng.random() < self.config.sampling.positive_fraction:
             foreground = case.foreground
             centre = foreground[rng.integers(len(foreground))] + rng.integers(-8, 9, 3)
         item: dict[str, Any] = {
@@ -101,7 +101,7 @@ class Patches(Dataset[dict[str, Any]]):
             item = self._augment(item)
         inside = tuple(
             slice(int(m) // 2, int(m) // 2 + p)
-            for m, p in zip(size - self.config.patch, self.config.patch, strict=True)
+            for m, p in zip(size - self.config.sampling.patch, self.config.sampling.patch, strict=True)
         )
         image_patch, share = item["image"][(slice(None), *inside)], item["label"][(slice(None), *inside)].clamp(0, 1)
         return {"image": _plain(image_patch), "label": _plain(torch.cat([1 - share, share])), "case": case.name}
@@ -149,13 +149,13 @@ def _augmentation() -> Any:
 
 def batches_from(patches: Patches, step: int) -> Iterator[dict[str, Any]]:
     """Batches from a given optimiser step on; a resumed run sees what an uninterrupted one would have seen."""
-    batch = patches.config.batch
+    batch = patches.config.training.batch
     return iter(
         DataLoader(
             patches,
             batch_size=batch,
             sampler=range(step * batch, len(patches)),
-            num_workers=patches.config.workers,
+            num_workers=patches.config.training.workers,
             pin_memory=torch.cuda.is_available(),
         )
     )

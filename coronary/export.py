@@ -81,7 +81,7 @@ def _metadata(config: Config, checkpoint: dict[str, Any], provenance: str) -> di
 
 def windows(cases: Sequence[CachedCase], config: Config, count: int) -> list[np.ndarray]:
     """Windows of the trained size from preprocessed cases, most around lumen, ``1 1 x y z`` each."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.training.seed)
     found = []
     for index in range(count):
         case = cases[index % len(cases)]

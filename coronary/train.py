@@ -45,8 +45,8 @@ def train(
     if not split.exists():
         if data is None:
             data = run / "phantoms"
-            write_dataset(data, count=config.phantoms, seed=config.seed, config=PhantomConfig())
-        save_split(split, *split_cases(find_cases(data), config.validation_fraction, config.seed))
+            write_dataset(data, count=config.phantoms, seed=config.training.seed, config=PhantomConfig())
+        save_split(split, *split_cases(find_cases(data), config.validation_fraction, config.training.seed))
     training, validation = load_split(split)
     cache = run / "cache"
     cached = {case.name: cache_case(case, config.preprocessing, cache) for case in [*training, *validation]}
@@ -54,7 +54,13 @@ def train(
     held_out = [cached[case.name] for case in validation[: config.validation_cases]]
     log.info("%d cases to train on, %d held out", len(training), len(validation))
 
-    settings = Fit(**{name: getattr(config, name) for name in _SHARED}, on_step=on_step or (lambda step, loss: None))
+    chosen = config.training
+    steps_per_epoch = chosen.steps_per_epoch or -(-len(training) * config.sampling.patches_per_case // chosen.batch)
+    settings = Fit(
+        steps=chosen.epochs * steps_per_epoch, validate_every=steps_per_epoch, learning_rate=chosen.learning_rate,
+        optimiser=chosen.optimiser, schedule=chosen.schedule, ema=chosen.ema, seed=chosen.seed, device=chosen.device,
+        precision=chosen.precision, clip_norm=chosen.clip_norm or 1e9, on_step=on_step or (lambda step, loss: None),
+    )  # fmt: skip
     fit(
         build=lambda: build(config),
         loss_of=_loss(config),
@@ -66,15 +72,10 @@ def train(
     return run
 
 
-_SHARED = (
-    "steps", "validate_every", "learning_rate", "optimiser", "schedule", "ema", "seed", "device", "precision"
-)  # fmt: skip
-
-
 def _loss(config: Config) -> Callable[[nn.Module, Any], Tensor]:
     """Dice over the lumen channel, with or without cross entropy, on soft targets of two channels."""
-    kind = DiceCELoss if config.loss == "dice_ce" else DiceLoss
-    criterion = kind(softmax=True, include_background=False, batch=config.loss == "dice_ce")
+    kind = DiceCELoss if config.loss.cross_entropy else DiceLoss
+    criterion = kind(softmax=True, include_background=config.loss.dice_of_background, batch=config.loss.dice_over_batch)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         loss: Tensor = criterion(model(batch["image"]).float(), batch["label"])
@@ -88,7 +89,7 @@ def mean_dice(model: nn.Module, cases: list[CachedCase], config: Config) -> floa
     device = next(model.parameters()).device
 
     def network(window: np.ndarray) -> np.ndarray:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled="bf16" in config.precision):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled="bf16" in config.training.precision):
             return model(torch.from_numpy(window).to(device)).float().cpu().numpy()
 
     scores = []

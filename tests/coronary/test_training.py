@@ -25,8 +25,9 @@ TOY = apply_preset(
     Config(),
     PRESETS["smoke"]
     | {
-        "features": (4, 4, 8, 8, 8, 4), "patch": (32, 32, 32), "steps": 4, "validate_every": 2, "workers": 0,
-        "validation_fraction": 0.5, "precision": "32-true", "inference": {"window": (48, 48, 48)},
+        "features": (4, 4, 8, 8, 8, 4), "validation_fraction": 0.5, "inference": {"window": (48, 48, 48)},
+        "sampling": {"patch": (32, 32, 32), "augment": "scanner"},
+        "training": {"epochs": 2, "steps_per_epoch": 2, "batch": 2, "workers": 0, "optimiser": "adamw", "ema": 0.9},
     },
 )  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(run, data, tmp_path):
 
 
 def test_a_non_finite_loss_names_the_case(data, tmp_path):
-    huge = TOY.model_copy(update={"learning_rate": 1e30})
+    huge = apply_preset(TOY, {"training": {"learning_rate": 1e30}})
     with pytest.raises(NonFiniteLossError, match=r"step \d: the loss is nan on \['\d'"):
         train(huge, tmp_path / "run", data)
 
