@@ -41,6 +41,16 @@ def apply_preset(base: C, diff: Mapping[str, Any]) -> C:
     return _checked(type(base), _merged(base, diff), "preset")
 
 
+def layered(diff: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preset ``diff`` with the fields of ``more`` over its own; nested mappings are taken field by field."""
+    result = dict(diff)
+    for name, new in more.items():
+        old = result.get(name)
+        both = isinstance(old, Mapping) and isinstance(new, Mapping)
+        result[name] = layered(old, new) if both else new  # type: ignore[arg-type]
+    return result
+
+
 def load_config(kind: type[C], path: Path) -> C:
     """Read a config of type ``kind`` from the JSON file ``path``; fields it leaves out keep their defaults.
 
