@@ -99,7 +99,10 @@ def predict(
                 done += 1
                 update(done, None)
                 report.add_record(record)
-                voice.say(_line(record))
+                if record.reason is None:
+                    voice.say(_line(record))
+                else:
+                    print(f"error: {record.reason}", file=sys.stderr)
 
             result = run_cohort(
                 items, lambda item: predict_case(item, predictor, options, windows), overwrite=overwrite, on_end=ended
@@ -107,8 +110,7 @@ def predict(
         report.exit_status = result.exit_status
         if result.stopped is not None:
             report.failures.append(str(result.stopped) or "interrupted")
-    for failure in report.failures:
-        print(f"error: {failure}", file=sys.stderr)
+            print(f"error: {report.failures[-1]}", file=sys.stderr)
     counts = {status: len(result.having(status)) for status in ("done", "skipped", "failed")}
     voice.say(
         f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed; results in {out} "
@@ -146,7 +148,7 @@ def measure(mask: Positional[Path], /, out: Path | None = None, voice: Quiet = V
         name = stem(mask).removesuffix(".tree")
         write_json(tree.to_dict(), out / f"{name}.tree.json")
         write_csv(tree.to_rows(), out / f"{name}.tree.csv")
-    voice.say(tree_table(tree), *tree.notes)
+    voice.say(*([tree_table(tree)] if tree.branches else ["no artery in this mask"]), *tree.notes)
     return Answer(tree.to_dict())
 
 
@@ -251,6 +253,7 @@ def phantom(
     spacing_mm: tuple[float, float, float] = (0.45, 0.45, 0.5),
     orientation: str = "LPS",
     contrast: bool = True,
+    overwrite: Flag = False,
     voice: Quiet = Voice(),
 ) -> Answer:
     """Write synthetic scans with exact truth in ImageCAS's layout.
@@ -264,10 +267,16 @@ def phantom(
         spacing_mm: voxel size along the same axes.
         orientation: axis codes on disk, such as LPS or RAS.
         contrast: contrast agent in the blood.
+        overwrite: write over cases that are there.
         voice: how to speak.
     """
     from coronary.phantom import PhantomConfig, write_dataset
 
+    if count < 1:
+        raise SetupError(f"--count {count}: must be at least 1")
+    there = [i for i in range(first_id, first_id + count) if (out / f"{i}.img.nii.gz").exists()]
+    if there and not overwrite:
+        raise SetupError(f"{out}: holds case {there[0]} already; give another --first-id or --out, or --overwrite")
     config = PhantomConfig(shape=shape, spacing_mm=spacing_mm, orientation=orientation, contrast=contrast)
     with voice.progress("phantoms", total=count) as update:
         cases = write_dataset(out, count, seed, config, first_id=first_id, on_case=lambda n: update(n, None))

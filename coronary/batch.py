@@ -13,6 +13,7 @@ from pathlib import Path
 from coronary.predict import Predictor, Progress
 from coronary.tree import Tree, measure
 from shared.cohort import Input, Item, Outcome, collect_inputs
+from shared.errors import SetupError
 from shared.io.atomic import whole
 from shared.io.volume import is_volume, read_volume
 from shared.io.writers import write_csv, write_dicom_seg, write_json, write_mask, write_stl
@@ -37,7 +38,10 @@ def plan(inputs: Sequence[Path], out: Path, options: Options) -> list[Item]:
     Raises:
         SetupError: nothing to do, or two inputs would be written to one name.
     """
-    return [_item(found, out, options) for found in collect_inputs(inputs, is_volume, out=out)]
+    found = collect_inputs(inputs, is_volume, out=out)
+    if options.series and not any(entry.path.is_dir() or entry.path.suffix.lower() == ".zip" for entry in found):
+        raise SetupError(f"--series {options.series}: none of the inputs is a DICOM folder or .zip; leave it out")
+    return [_item(entry, out, options) for entry in found]
 
 
 def _item(found: Input, out: Path, options: Options) -> Item:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from shared.geometry import Box, bounding_box, resample_to_grid, resample_to_spacing
+from shared.geometry import Box, bounding_box, box_within, crop, resample_to_grid, resample_to_spacing
 from shared.postprocess import label_components
 from shared.types import Affine, Grid, MaskArray, Volume
 
@@ -60,8 +60,8 @@ def contrast_region(volume: Volume) -> ContrastRegion:
         )
         return ContrastRegion(np.zeros_like(core), affine, nothing, blood_ml, blood_hu, finding)
     near = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) <= REACH_MM
-    on_input = np.linalg.inv(affine) @ volume.affine
-    box = _box_on(volume, bounding_box(near, 0, grid.spacing_mm), on_input)
+    part, part_affine = crop(near, affine, bounding_box(near, 0, grid.spacing_mm))
+    box = box_within(volume.grid, part.shape, part_affine)
     return ContrastRegion(near, affine, box, blood_ml, blood_hu)
 
 
@@ -101,14 +101,3 @@ def _local_sd(smooth: np.ndarray) -> np.ndarray:
 def _soft_tissue_hu(smooth: np.ndarray) -> float:
     soft = smooth[(smooth > -20) & (smooth < 160)]
     return float(np.median(soft)) if soft.size else float("nan")
-
-
-def _box_on(volume: Volume, coarse_box: Box, coarse_from_input: Affine) -> Box:
-    """Carry a box of the coarse grid onto the scan's voxels."""
-    sides = []
-    for axis, (part, length) in enumerate(zip(coarse_box, volume.array.shape, strict=True)):
-        scale, shift = coarse_from_input[axis, axis], coarse_from_input[axis, 3]
-        low = int(np.floor((part.start - 1 - shift) / scale))
-        high = int(np.ceil((part.stop - shift) / scale)) + 1
-        sides.append(slice(max(low, 0), min(high, length)))
-    return sides[0], sides[1], sides[2]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from isal import igzip
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from coronary.phantom_anatomy import Anatomy, Pose
 from coronary.phantom_disease import Disease, diseased
@@ -31,6 +31,8 @@ from coronary.phantom_vessels import aortic_calcium, lung_vessels, pacing_lead
 from shared.geometry import from_ras
 from shared.io.atomic import whole
 from shared.types import Grid, LabelArray, Source, Volume
+
+MIN_SIDE_MM = 40.0
 
 
 class PhantomConfig(BaseModel):
@@ -53,6 +55,13 @@ class PhantomConfig(BaseModel):
         if min(value) <= 0:
             raise ValueError("every entry must be above zero")
         return value
+
+    @model_validator(mode="after")
+    def _holds_a_vessel(self) -> PhantomConfig:
+        sides = [n * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        if min(sides) < MIN_SIDE_MM:
+            raise ValueError(f"a side of {min(sides):.0f} mm; give at least {MIN_SIDE_MM:.0f} mm, or no artery fits in")
+        return self
 
     @field_validator("orientation")
     @classmethod

@@ -9,6 +9,7 @@ The model is loaded once and called many times. Everything about it is read from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from coronary.plausible import implausible
 from coronary.preprocess import Prepared, preprocess
 from coronary.tree import label_sides
 from shared.errors import InputError, SetupError
-from shared.geometry import Box, bounding_box, crop, resample_to_grid
+from shared.geometry import bounding_box, box_within, crop, resample_to_grid
 from shared.io.volume import from_array, from_sitk, read_volume
 from shared.postprocess import keep_components
 from shared.registry import TASKS, find_model
@@ -112,15 +113,15 @@ class Predictor:
         probability, affine = self.probability(volume, region, stage=stage, progress=progress)
         with stage("back to the input's grid"):
             mask = threshold_on(volume.grid, probability, affine, self.inference.threshold)
-        with stage("components"):
+        with stage("splinters"):  # what thresholding on a finer grid broke off
             box = bounding_box(mask, 1.0, volume.spacing_mm) if mask.any() else None
             if box is not None:
                 mask[box] = keep_components(mask[box], volume.grid.voxel_mm3, self.inference.min_volume_mm3)
+        labels = mask.view(np.uint8)
         if box is None or not mask.any():
             reason = f"no artery found: nothing reached the probability {self.inference.threshold} over "
-            return _segmentation(mask.astype(np.uint8), volume, (reason + f"{self.inference.min_volume_mm3:g} mm3",))
+            return _segmentation(labels, volume, (reason + f"{self.inference.min_volume_mm3:g} mm3",))
         with stage("left and right"):
-            labels = mask.view(np.uint8)
             labels[box] = label_sides(mask[box], crop(mask, volume.affine, box)[1])
         return _segmentation(labels, volume, ())
 
@@ -132,7 +133,11 @@ class Predictor:
         stage: Stage = lambda name: nullcontext(),
         progress: Progress | None = None,
     ) -> tuple[VolumeArray, Affine]:
-        """Probability of lumen, 0..1 ``x y z`` at the model's spacing, around the region; and its affine."""
+        """Probability of lumen, 0..1 ``x y z`` at the model's spacing, around the region; and its affine.
+
+        Pieces that are too small or cannot be an artery have probability 0: on this grid, which is a fraction of the
+        input's, they cost little time and memory to tell.
+        """
         with stage("preprocess"):
             prepared = _prepare(volume, region, self.preprocessing)
             where = prepared.brighter_than(self.inference.lumen_threshold_hu)
@@ -147,10 +152,13 @@ class Predictor:
             )  # fmt: skip
         # The logistic function of the difference is the softmax over two classes.
         probability = expit(difference, out=difference)
-        with stage("plausible pieces"):
+        with stage("components"):
             found = probability >= self.inference.threshold
+            voxel_mm3 = math.prod(self.preprocessing.spacing_mm)
+            kept = keep_components(found, voxel_mm3, self.inference.min_volume_mm3)
             blood_hu = region.blood_hu if region is not None else None
-            probability[implausible(found, prepared.hu, self.preprocessing.spacing_mm, blood_hu)] = 0
+            kept &= ~implausible(kept, prepared.hu, self.preprocessing.spacing_mm, blood_hu)
+            probability[found & ~kept] = 0
         return probability, prepared.affine
 
 
@@ -175,7 +183,11 @@ def mask_from_file(path: Path | str) -> Segmentation:
     values = np.unique(volume.array)
     if not np.isin(values, [0, 1, 2, 3]).all():
         shown = ", ".join(f"{value:g}" for value in values[:6])
-        raise InputError(path, f"its values are {shown}{' ...' if len(values) > 6 else ''}", "give a mask of 0 to 3")
+        raise InputError(
+            path,
+            f"its values are {shown}{' ...' if len(values) > 6 else ''}",
+            "give a mask of 0 to 3, or segment the scan first: coronary predict",
+        )
     labels = volume.array.astype(np.uint8)
     names = TASKS["coronary"].labels if (values == 2).any() else {1: "artery"}
     return Segmentation(labels, volume.affine, names, volume.source)
@@ -194,23 +206,12 @@ def threshold_on(grid: Grid, probability: VolumeArray, affine: Affine, threshold
     spacing = Grid((1, 1, 1), affine).spacing_mm
     source = bounding_box(hit, 2 * max(spacing), spacing)
     part, part_affine = crop(probability, affine, source)
-    x, y, z = _box_on(grid, part.shape, part_affine)
+    x, y, z = box_within(grid, part.shape, part_affine)
     slab = max(1, 2**24 // ((x.stop - x.start) * (y.stop - y.start)))
     for start in range(z.start, z.stop, slab):
         box = (x, y, slice(start, min(start + slab, z.stop)))
         mask[box] = resample_to_grid(part, part_affine, grid, box=box) >= threshold
     return mask
-
-
-def _box_on(grid: Grid, shape: tuple[int, ...], affine: Affine) -> Box:
-    """Box of ``grid`` within another array's voxels; borders hold half a voxel and more beyond the last centre."""
-    to_grid = np.linalg.solve(grid.affine, affine)
-    sides = []
-    for axis in range(3):
-        low = to_grid[axis, 3] - to_grid[axis, axis]
-        high = low + to_grid[axis, axis] * (shape[axis] + 1)
-        sides.append(slice(max(int(np.ceil(low)), 0), min(int(np.floor(high)) + 1, grid.shape[axis])))
-    return sides[0], sides[1], sides[2]
 
 
 def _prepare(volume: Volume, region: ContrastRegion | None, settings: Preprocessing) -> Prepared:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -87,8 +88,12 @@ class Voice:
     def _console(self) -> Console:
         from rich.console import Console
 
+        class Piped(Console):
+            def on_broken_pipe(self) -> None:  # rich would end the process with status 1
+                raise
+
         # soft_wrap: a path broken over two lines cannot be copied.
-        return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        return Piped(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def run_command(main: Callable[[], Answer | None], argv: Sequence[str] | None = None) -> int:
@@ -103,8 +108,12 @@ def run_command(main: Callable[[], Answer | None], argv: Sequence[str] | None = 
     set_up_logging(debug)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         answer = _answer_of(main, debug)
-    if as_json and answer is not None:
-        print(json.dumps(plain(answer.result), ensure_ascii=False, allow_nan=False))
+    try:
+        if as_json and answer is not None:
+            print(json.dumps(plain(answer.result), ensure_ascii=False, allow_nan=False))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
     return answer.exit_status if answer else 0
 
 
@@ -121,6 +130,9 @@ def _answer_of(main: Callable[[], Answer | None], debug: bool) -> Answer | None:
     except SystemExit as stop:  # tyro: 0 after --help, 2 after telling on stderr what it did not understand
         status = exit_status_of(stop)
         return Answer({"error": "usage: see stderr", "exit_status": status}, status) if status else None
+    except BrokenPipeError:  # whoever read our words has gone, as `head` does: nothing failed
+        _drop_stdout()
+        return None
     except (KeyboardInterrupt, Exception) as raised:
         if debug:
             traceback.print_exc()
@@ -133,11 +145,21 @@ def _answer_of(main: Callable[[], Answer | None], debug: bool) -> Answer | None:
         return Answer({"error": reason, "exit_status": status}, status)
 
 
+def _drop_stdout() -> None:
+    """Send what is still to be said nowhere, or Python complains of the broken pipe when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _explained(error: BaseException) -> BaseException:
     """Turn what a library says of a missing package or a value out of range into words for people."""
     if isinstance(error, ModuleNotFoundError):
         return SetupError(f"{error.name} is not installed; run `uv sync`, which installs what training needs too")
     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
-        problems = (f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}" for item in error.errors())
-        return SetupError("; ".join(problems))
+        return SetupError("; ".join(_problem(item) for item in error.errors()))
     return error
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """Say one pydantic error; one that concerns several fields together names none."""
+    where = f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: " if item["loc"] else ""
+    return where + str(item["msg"]).removeprefix("Value error, ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import InputError, SetupError, SkiagramError
-from shared.io.atomic import write_error
+from shared.io.atomic import leftovers, write_error
 from shared.report import exit_status_of, reason_of
 
 log = logging.getLogger(__name__)
@@ -252,11 +251,11 @@ def _check_there(path: Path) -> None:
 
 
 def _clear(item: Item) -> None:
-    """Remove the item's outputs and what a killed run left beside them (the names that ``whole`` writes aside to)."""
+    """Remove the item's outputs and what a killed run left beside them."""
     for path in item.files:
         try:
             path.unlink(missing_ok=True)
-            for aside in path.parent.glob("." + "[0-9a-f]" * 8 + "-" + glob.escape(path.name)):
+            for aside in leftovers(path):
                 aside.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(path, error) from error

@@ -173,6 +173,20 @@ def crop(array: Array3, affine: Affine, box: Box) -> tuple[Array3, Affine]:
     return array[box], moved
 
 
+def box_within(grid: Grid, shape: tuple[int, int, int], affine: Affine) -> Box:
+    """Give the box of ``grid`` that lies within another array's voxels, up to a voxel beyond its last centres.
+
+    Both grids share their axis directions.
+    """
+    to_grid = np.linalg.solve(grid.affine, affine)
+    sides = []
+    for axis in range(3):
+        low = to_grid[axis, 3] - to_grid[axis, axis]
+        high = low + to_grid[axis, axis] * (shape[axis] + 1)
+        sides.append(slice(max(int(np.ceil(low)), 0), min(int(np.floor(high)) + 1, grid.shape[axis])))
+    return sides[0], sides[1], sides[2]
+
+
 def apply_affine(
     affine: Affine, points: Float64[np.ndarray, "*n 3"] | Float32[np.ndarray, "*n 3"]
 ) -> Float64[np.ndarray, "*n 3"]:

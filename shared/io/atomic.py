@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -45,6 +46,11 @@ def whole(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def leftovers(path: Path) -> Iterator[Path]:
+    """Give what killed runs left aside of ``path``."""
+    return path.parent.glob("." + "[0-9a-f]" * 8 + "-" + glob.escape(path.name))
 
 
 def write_error(path: Path, error: OSError) -> SetupError:

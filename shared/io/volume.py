@@ -33,7 +33,7 @@ def read_volume(path: Path | str, *, series: str | None = None) -> Volume:
     path = Path(path)
     try:
         if not path.exists():
-            raise InputError(path, "does not exist", "check the path")
+            raise InputError(path, "no such file or folder", "check the name")
         suffix = _suffix(path)
         if path.is_dir() or suffix == ".zip":
             return dicom.read_series(path, series)

@@ -229,3 +229,46 @@ def test_dicom_seg_of_a_nifti_scan_is_refused(path, predictors, tmp_path):
 def test_memory_arrays_need_numbers(predictors):
     with pytest.raises(InputError):
         predictors["int8"](from_array(np.zeros((4, 4, 4, 4)), np.eye(4)))
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "coronary", *words], capture_output=True, text=True, timeout=120)
+
+
+def test_series_without_a_dicom_input_is_refused(path, tmp_path):
+    done = run("predict", str(path), "--out", str(tmp_path), "--series", "2")
+    assert done.returncode == 2
+    assert done.stderr == "error: --series 2: none of the inputs is a DICOM folder or .zip; leave it out\n"
+
+
+def test_a_mask_without_an_artery_is_said_to_be_one(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "empty.nii.gz")
+    done = run("measure", str(tmp_path / "empty.nii.gz"))
+    assert (done.returncode, done.stdout) == (0, "no artery in this mask\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--count", "0"], "--count 0: must be at least 1"),
+        (["--shape", "20", "20", "20"], "a side of 9 mm; give at least 40 mm, or no artery fits in"),
+    ],
+)
+def test_a_phantom_that_cannot_be_is_refused(tmp_path, words, said):
+    done = run("phantom", "--out", str(tmp_path / "out"), *words)
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_phantom_does_not_write_over_another(tmp_path):
+    (tmp_path / "3.img.nii.gz").write_text("mine")
+    done = run("phantom", "--out", str(tmp_path), "--count", "4")
+    assert (done.returncode, (tmp_path / "3.img.nii.gz").read_text()) == (2, "mine")
+    assert f"{tmp_path}: holds case 3 already" in done.stderr
+
+
+def test_a_failure_is_told_once_and_at_once(tmp_path):
+    done = run("predict", str(tmp_path / "none.nii.gz"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'none.nii.gz'}: no such file or folder; check the name\n"
+    assert done.stdout.startswith("0 done, 0 skipped, 1 failed")

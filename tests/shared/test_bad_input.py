@@ -206,7 +206,7 @@ def test_an_nrrd_with_sheared_or_flat_axes_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    assert_matches("does not exist; check the path", refused(tmp_path / "scan.nii.gz"))
+    assert_matches("no such file or folder; check the name", refused(tmp_path / "scan.nii.gz"))
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file" / "scan.nii.gz")
 

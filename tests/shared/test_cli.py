@@ -180,3 +180,15 @@ def test_a_missing_package_and_a_value_out_of_range_are_setup_errors(capsys):
     line = capsys.readouterr().err
     assert line.startswith("error: spacing_mm = (-1")
     assert line.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    code = "import sys; from shared.cli import Voice, run_command; from shared.cli import Answer\n" + (
+        "def main():\n    for _ in range(99999): Voice().say('words')\n    return Answer()\n"
+        "sys.exit(run_command(main, []))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.readline()
+    child.stdout.close()
+    with child.stderr:
+        assert (child.wait(60), child.stderr.read()) == (0, b"")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from shared.postprocess import keep_components, label_components
+from shared.postprocess import _keep_sparse, keep_components, label_components
 
 STRUCTURE = {6: 1, 18: 2, 26: 3}
 
@@ -48,6 +48,24 @@ def test_grids_one_voxel_thin(seed, shape, connectivity):
     _, count = ndimage.label(mask, ndimage.generate_binary_structure(3, STRUCTURE[connectivity]))
     assert len(label_components(mask, connectivity)[1]) == count
     np.testing.assert_array_equal(keep_components(mask, 1.0, 1.0, connectivity), mask)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    density=st.floats(0.001, 0.3),
+    shape=st.tuples(*[st.integers(1, 12)] * 3),
+    smallest=st.integers(1, 6),
+    connectivity=st.sampled_from([6, 18, 26]),
+    turned=st.booleans(),
+)
+def test_the_graph_over_true_voxels_keeps_the_same_pieces(seed, density, shape, smallest, connectivity, turned):
+    mask = np.random.default_rng(seed).random(shape) < density
+    if turned:
+        mask = np.asfortranarray(mask)
+    if mask.any():
+        theirs, _ = ndimage.label(mask, ndimage.generate_binary_structure(3, STRUCTURE[connectivity]))
+        wanted = mask & (np.bincount(theirs.ravel())[theirs] >= smallest)
+        np.testing.assert_array_equal(_keep_sparse(mask, smallest, connectivity), wanted)
 
 
 def test_empty():
