@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
+from shared.metrics.centreline import components, skeleton
+
 Mask = Shaped[np.ndarray, "x y z"]
 _Crop = Bool[np.ndarray, "x y z"]
 
@@ -73,7 +75,7 @@ def surface_dice(pred: Mask, truth: Mask, spacing_mm: tuple[float, float, float]
 
 def betti0_error(pred: Mask, truth: Mask) -> int:
     """Return how far the numbers of connected components (26-neighbourhood) are apart."""
-    ours, theirs = (_components(mask)[1] for mask in _joint_crop(pred, truth))
+    ours, theirs = (components(mask)[1] for mask in _joint_crop(pred, truth))
     return abs(ours - theirs)
 
 
@@ -97,57 +99,8 @@ def _joint_crop(pred: Mask, truth: Mask) -> tuple[_Crop, _Crop]:
 
 def _share_inside(mask: _Crop, other: _Crop) -> float:
     """Return the share of ``mask``'s skeleton that lies in ``other``."""
-    skeleton = _skeleton(mask)
-    return float(np.count_nonzero(skeleton & other) / np.count_nonzero(skeleton))
-
-
-def _skeleton(mask: _Crop) -> _Crop:
-    """Return Lee's skeleton with at least one voxel for every component.
-
-    scikit-image's thinning eats some solid parts of an even width whole (a block of 4x4x4; its issue 3757). Such a
-    component is thinned again without its first layer along one axis, then along two, then three.
-    """
-    from scipy import ndimage
-    from skimage.morphology import skeletonize  # half a second to import
-
-    def thin(part: _Crop) -> _Crop:
-        return np.asarray(skeletonize(part, method="lee")) > 0  # type: ignore[no-untyped-call]
-
-    skeleton = thin(mask)
-    labels, count = _components(mask)
-    lost = np.setdiff1d(np.arange(1, count + 1), labels[skeleton])
-    boxes = ndimage.find_objects(labels) if lost.size else []
-    for label in lost:
-        box = boxes[label - 1]
-        part = whole = labels[box] == label
-        for axis in range(3):
-            part = _without_first_layer(part, axis)
-            if (line := thin(part)).any():
-                break
-        else:  # the voxel nearest the middle
-            voxels = np.argwhere(whole)
-            middle = voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]
-            line = np.zeros_like(whole)
-            line[tuple(middle)] = True
-        skeleton[box] |= line
-    return skeleton
-
-
-def _components(mask: _Crop) -> tuple[Shaped[np.ndarray, "x y z"], int]:
-    """Return the labels 1 to n of ``mask``'s components in the 26-neighbourhood, and n."""
-    import cc3d
-
-    # The rim is for cc3d: it gives up on an array of three voxels with a gap in the middle.
-    labels, count = cc3d.connected_components(np.pad(mask, 1), connectivity=26, return_N=True)
-    return labels[1:-1, 1:-1, 1:-1], int(count)
-
-
-def _without_first_layer(part: _Crop, axis: int) -> _Crop:
-    """Drop the voxels with no neighbour before them along ``axis``, unless that drops all."""
-    along = np.moveaxis(part, axis, 0)
-    thinner = np.zeros_like(part)
-    np.moveaxis(thinner, axis, 0)[1:] = along[1:] & along[:-1]
-    return thinner if thinner.any() else part
+    line = skeleton(mask)
+    return float(np.count_nonzero(line & other) / np.count_nonzero(line))
 
 
 def _surface_distances_mm(
