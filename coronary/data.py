@@ -1,161 +1,185 @@
-"""A cache of preprocessed cases on disk, and patches drawn from it."""
+"""Patches drawn from the cache, and batches of them for each of several training processes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from coronary.cases import Case
-from coronary.config import Config, Preprocessing
-from coronary.preprocess import preprocess
-from shared.config import config_hash
-from shared.errors import InputError
-from shared.geometry import resample_to_spacing
-from shared.io.volume import read_volume
+from coronary.augment import Warp, change_intensities, draw_warp, resample
+from coronary.cache import CachedCase, cache_case
+from coronary.config import Config
+from shared.training_settings import TrainingSettings
 
+__all__ = ["CachedCase", "Patches", "batches", "cache_case"]
 
-@dataclass(frozen=True, slots=True)
-class CachedCase:
-    """A preprocessed case on disk: arrays are memory-mapped, so a patch is read without its volume."""
-
-    name: str
-    folder: Path
-
-    @property
-    def image(self) -> np.ndarray:
-        """Normalised intensities, float16 ``x y z``."""
-        return np.load(self.folder / "image.npy", mmap_mode="r")
-
-    @property
-    def occupancy(self) -> np.ndarray:
-        """Share of lumen in each voxel times 255, uint8 ``x y z``."""
-        return np.load(self.folder / "occupancy.npy", mmap_mode="r")
-
-    @property
-    def foreground(self) -> np.ndarray:
-        """Indices of lumen voxels, int16 ``n 3``."""
-        return np.load(self.folder / "foreground.npy", mmap_mode="r")
-
-
-def cache_case(case: Case, settings: Preprocessing, cache: Path) -> CachedCase:
-    """Preprocess a case once; the cache is keyed by the preprocessing settings and the files' sizes and times.
-
-    Raises:
-        InputError: image and label lie on different grids, or the label is empty.
-    """
-    stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in (case.image, case.label)]
-    folder = cache / config_hash(settings)[:12] / case.name
-    marker = folder / "done.json"
-    if marker.exists() and json.loads(marker.read_text()) == stamps:
-        return CachedCase(case.name, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.unlink(missing_ok=True)
-    image, label = read_volume(case.image), read_volume(case.label)
-    if image.array.shape != label.array.shape or not np.allclose(image.affine, label.affine, atol=1e-3):
-        raise InputError(case.label, f"its grid is not that of {case.image.name}", "resample one onto the other")
-    if not label.array.any():
-        raise InputError(case.label, "the label is empty", "leave this case out")
-    prepared = preprocess(image, settings)
-    # The lumen's share of a voxel, not its majority: thin arteries would vanish from the coarser grid otherwise.
-    share, _ = resample_to_spacing((label.array > 0).astype(np.float32), label.affine, settings.spacing_mm)
-    np.save(folder / "image.npy", prepared.array.astype(np.float16))
-    np.save(folder / "occupancy.npy", np.round(share * 255).astype(np.uint8))
-    np.save(folder / "foreground.npy", np.argwhere(share >= 0.5).astype(np.int16))
-    marker.write_text(json.dumps(stamps))
-    return CachedCase(case.name, folder)
+# Each part of the random numbers has a stream of its own.
+ORDER, PATCH = 0, 1
 
 
 class Patches(Dataset[dict[str, Any]]):
-    """Endless patches; item ``i`` is a function of the seed and ``i`` alone, whatever worker makes it."""
+    """Endless patches; item ``i`` is a function of the seed and ``i`` alone, whatever process makes it.
+
+    A pass goes through all cases in an order of its own, ``patches_per_case`` items from one before the next. An item
+    has ``image`` (1 x y z), ``label`` (background and lumen, 2 x y z, shares of the voxel), ``case`` (its name) and,
+    where the loss asks for it, ``skeleton`` (1 x y z, 1 on the label's tubed skeleton), all float32.
+    """
 
     def __init__(self, cases: Sequence[CachedCase], config: Config) -> None:
-        self.cases, self.config = list(cases), config
-        self._augment = _augmentation() if config.sampling.augment != "none" else None
+        self.config, self.seed = config, config.training.seed
+        # Arrays, not a list of objects: counting references would copy it page by page in every worker.
+        self._names = np.array([case.name for case in cases])
+        self._folders = np.array([str(case.folder) for case in cases])
 
     def __len__(self) -> int:
         return 2**40  # endless: training decides when to stop
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = np.random.default_rng((self.config.training.seed, index))
-        case = self.cases[rng.integers(len(self.cases))]
+        sampling = self.config.sampling
+        case = self.case_of(index)
+        rng = np.random.default_rng((self.seed, PATCH, index))
         image, occupancy = case.image, case.occupancy
-        # A margin lets the rotated patch be cut without empty corners.
-        size = np.array(self.config.sampling.patch) + (16 if self._augment else 0)
-        centre = rng.integers(0, image.shape)
-        if rng.random() < self.config.sampling.positive_fraction:
-            foreground = case.foreground
-            centre = foreground[rng.integers(len(foreground))] + rng.integers(-8, 9, 3)
-        item: dict[str, Any] = {
-            "image": torch.from_numpy(_cut(image, centre, size, fill=float(image[0, 0, 0])).astype(np.float32))[None],
-            "label": torch.from_numpy(_cut(occupancy, centre, size).astype(np.float32) / 255)[None],
-        }
-        if self._augment:
-            self._augment.set_random_state(seed=int(rng.integers(2**31)))
-            item = self._augment(item)
-        inside = tuple(
-            slice(int(m) // 2, int(m) // 2 + p)
-            for m, p in zip(size - self.config.sampling.patch, self.config.sampling.patch, strict=True)
-        )
-        image_patch, share = item["image"][(slice(None), *inside)], item["label"][(slice(None), *inside)].clamp(0, 1)
-        return {"image": _plain(image_patch), "label": _plain(torch.cat([1 - share, share])), "case": case.name}
+        start = corner(self._centre(case, occupancy, rng), image.shape, sampling.patch)
+        warp = draw_warp(sampling.augment, rng)
+        fill = float(case.notes["pad_value"])
+        if warp.is_flip:
+            patch = cut(image, start, sampling.patch, fill).astype(np.float32)
+            share = cut(occupancy, start, sampling.patch, 0).astype(np.float32) / 255
+            mirrored = tuple(slice(None, None, int(sign)) for sign in np.diag(warp.matrix))
+            patch, share = patch[mirrored], share[mirrored]
+        else:
+            patch, share = _warped(image, occupancy, start, warp, sampling.patch, fill)
+        patch = change_intensities(sampling.augment, patch, rng)
+        item = {"image": _tensor(patch[None]), "label": _tensor(np.stack([1 - share, share])), "case": case.name}
+        if self.config.loss.skeleton_recall > 0:
+            item["skeleton"] = _tensor(_painted(case.skeleton, start, warp, sampling.patch)[None])
+        return item
+
+    def case_of(self, index: int) -> CachedCase:
+        """Tell which case item ``index`` is cut from."""
+        count = len(self._names)
+        turn = index // self.config.sampling.patches_per_case
+        chosen = _order(self.seed, turn // count, count)[turn % count]
+        return CachedCase(str(self._names[chosen]), Path(str(self._folders[chosen])))
+
+    def _centre(self, case: CachedCase, occupancy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw a patch's centre: on lumen, on the middle of a thin vessel, or on background."""
+        sampling = self.config.sampling
+        if rng.random() >= sampling.positive_fraction:
+            return _background(occupancy, rng)
+        indices = case.thin if rng.random() < sampling.distal_fraction else case.foreground
+        if not len(indices):
+            indices = case.foreground
+        jitter = rng.uniform(-1, 1, 3) * sampling.jitter_mm / self.config.preprocessing.spacing_mm
+        centre: np.ndarray = np.rint(indices[rng.integers(len(indices))] + jitter).astype(np.intp)
+        return centre
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor).contiguous()
+@lru_cache(maxsize=2)
+def _order(seed: int, number: int, count: int) -> np.ndarray:
+    """Order of the cases in one pass."""
+    return np.random.default_rng((seed, ORDER, number)).permutation(count)
 
 
-def _cut(array: np.ndarray, centre: np.ndarray, size: np.ndarray, fill: float = 0) -> np.ndarray:
-    """Cut a box around a centre out of an array; what lies outside the array is ``fill``."""
-    start = np.asarray(centre) - size // 2
-    room = np.maximum(np.array(array.shape) - size, 0)
-    start = np.clip(start, 0, room)
-    piece = array[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
-    missing = [(0, int(n - have)) for n, have in zip(size, piece.shape, strict=True)]
-    return np.pad(piece, missing, constant_values=fill) if any(m for _, m in missing) else piece
+def _background(occupancy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a voxel that is not lumen, each as likely as another; lumen is rare, so trying again is quick."""
+    for _ in range(1000):
+        voxel = rng.integers(0, occupancy.shape)
+        if occupancy[tuple(voxel)] < 128:
+            break
+    return voxel
 
 
-def _augmentation() -> Any:
-    """Small rotations and scalings, and what differs between scanners: brightness, contrast, noise, sharpness."""
-    from monai.transforms import (
-        Compose,
-        RandAdjustContrastd,
-        RandAffined,
-        RandGaussianNoised,
-        RandGaussianSmoothd,
-        RandScaleIntensityd,
-        RandShiftIntensityd,
+def corner(centre: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> np.ndarray:
+    """First voxel of a patch about ``centre``, moved as little as keeps it inside, as MONAI's crops are.
+
+    Where the scan is smaller than the patch it lies in the patch's middle, as prediction pads it.
+    """
+    room = np.array(shape) - size
+    inside = np.clip(centre - np.array(size) // 2, 0, np.maximum(room, 0))
+    return np.where(room < 0, -(-room // 2), inside)
+
+
+def cut(array: np.ndarray, start: np.ndarray, size: Sequence[int] | np.ndarray, fill: float) -> np.ndarray:
+    """Cut a box out of an array; what lies outside the array is ``fill``."""
+    before = np.maximum(-start, 0)
+    stop = start + np.array(size)
+    piece = array[tuple(slice(max(a, 0), max(b, 0)) for a, b in zip(start, stop, strict=True))]
+    after = np.array(size) - before - piece.shape
+    if not (before.any() or after.any()):
+        return piece
+    return np.pad(piece, list(zip(before, after, strict=True)), constant_values=fill)
+
+
+def _warped(
+    image: np.ndarray, occupancy: np.ndarray, start: np.ndarray, warp: Warp, size: tuple[int, int, int], fill: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut no more than a warped patch looks at, and resample image and lumen share together."""
+    centre = start + (np.array(size) - 1) / 2
+    reach = warp.reach(size)
+    # A scan smaller than the patch counts as padded to it, here too.
+    first = np.minimum(start, 0)
+    last = np.maximum(start + size, image.shape)
+    low = np.clip(np.floor(centre + warp.shift - reach), first, last - 1).astype(np.intp)
+    high = np.clip(np.ceil(centre + warp.shift + reach) + 1, low + 1, last).astype(np.intp)
+    box = np.stack([cut(image, low, high - low, fill), cut(occupancy, low, high - low, 0)], dtype=np.float32)
+    patch, share = resample(box, centre - low, warp, size)
+    return patch, share / 255
+
+
+def _painted(points: np.ndarray, start: np.ndarray, warp: Warp, size: tuple[int, int, int]) -> np.ndarray:
+    """Paint voxels of the scan where the patch shows them."""
+    middle = (np.array(size) - 1) / 2
+    seen = np.rint(warp.to_patch(points - (start + middle)) + middle).astype(np.intp)
+    seen = seen[((seen >= 0) & (seen < size)).all(axis=1)]
+    painted = np.zeros(size, np.float32)
+    painted[tuple(seen.T)] = 1
+    return painted
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+class Consecutive(Sampler[int]):
+    """Indices of one rank's samples from a step on: the ranks share out each step's global batch in order."""
+
+    def __init__(self, batch: int, step: int, rank: int, world: int) -> None:
+        self.batch, self.step, self.rank, self.world = batch, step, rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.step
+        while True:
+            first = (step * self.world + self.rank) * self.batch
+            yield from range(first, first + self.batch)
+            step += 1
+
+
+def batches(
+    patches: Patches, settings: TrainingSettings, step: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Endless batches from an optimiser step on; a resumed run sees what an uninterrupted one would have seen.
+
+    A step's ``settings.batch * world`` samples have consecutive indices, and rank ``r`` takes the ``r``-th
+    ``settings.batch`` of them: several ranks see what one with the larger batch sees.
+    """
+    loader = DataLoader(
+        patches,
+        batch_size=settings.batch,
+        sampler=Consecutive(settings.batch, step, rank, world),
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=torch.cuda.is_available() and settings.device != "cpu",
+        generator=torch.Generator(),  # the loader's own seed is not used, and is not to be drawn from the network's
     )
-
-    angle = np.deg2rad(20)
-    return Compose(
-        [
-            RandAffined(["image", "label"], prob=0.4, rotate_range=(angle,) * 3, scale_range=(0.12,) * 3,
-                        mode="bilinear", padding_mode="border"),
-            RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.3, 0.8), sigma_y=(0.3, 0.8), sigma_z=(0.3, 0.8)),
-            RandScaleIntensityd("image", factors=0.15, prob=0.4),
-            RandShiftIntensityd("image", offsets=0.1, prob=0.4),
-            RandAdjustContrastd("image", gamma=(0.75, 1.35), prob=0.3),
-            RandGaussianNoised("image", std=0.06, prob=0.3),
-        ]
-    )  # fmt: skip
+    return iter(loader)
 
 
 def batches_from(patches: Patches, step: int) -> Iterator[dict[str, Any]]:
-    """Batches from a given optimiser step on; a resumed run sees what an uninterrupted one would have seen."""
-    batch = patches.config.training.batch
-    return iter(
-        DataLoader(
-            patches,
-            batch_size=batch,
-            sampler=range(step * batch, len(patches)),
-            num_workers=patches.config.training.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-    )
+    """Batches of a single process, by the settings of the patches' own config."""
+    return batches(patches, patches.config.training, step)
