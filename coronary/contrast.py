@@ -22,6 +22,10 @@ MIN_BLOOD_ML = 25.0
 REACH_MM = 35.0
 # Blood is even, spongy bone is not: standard deviation within 10 mm, median over a core.
 MAX_BLOOD_SD_HU = 60.0
+# Share of the 14 mm around a core that is brighter than it: 0.21 around the spine of a real chest CT, 0.04 around
+# the heart of one with a stent in the aorta, below 0.01 in phantoms.
+CORTEX_ABOVE_HU = 60.0
+MAX_CORTEX_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +84,25 @@ def _blood_core(smooth: np.ndarray, grid: Grid) -> tuple[MaskArray, float]:
     labels, sizes = label_components(seeds, 6)
     values = [float("nan")]
     unevenness = _local_sd(smooth)
-    for number in range(1, min(len(sizes), 20) + 1):
-        piece = labels == number
-        if np.median(unevenness[piece]) <= MAX_BLOOD_SD_HU:
-            core |= piece
-            values.append(float(np.percentile(smooth[piece], 75)))
+    margin = [round(2 * CORE_RADIUS_MM / spacing) for spacing in grid.spacing_mm]
+    for number, found in enumerate(ndimage.find_objects(labels, max_label=min(len(sizes), 20)), start=1):
+        box = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(found, margin, strict=True))
+        piece, around = labels[box] == number, smooth[box]
+        level = float(np.percentile(around[piece], 75))
+        if np.median(unevenness[box][piece]) <= MAX_BLOOD_SD_HU and not _is_marrow(piece, around, level, grid):
+            core[box] |= piece
+            values.append(level)
     if core.any():
         away = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm)
         core = bright & (away <= CORE_RADIUS_MM)
     return core, float(np.fmax.reduce(values))
+
+
+def _is_marrow(piece: MaskArray, smooth: np.ndarray, level_hu: float, grid: Grid) -> bool:
+    """Say whether a piece lies in a brighter shell, as spongy bone does in its cortex and blood does not."""
+    away = ndimage.distance_transform_edt(~piece, sampling=grid.spacing_mm)
+    shell = smooth[(away > 0) & (away <= 2 * CORE_RADIUS_MM)]
+    return bool((shell > level_hu + CORTEX_ABOVE_HU).mean() > MAX_CORTEX_SHARE) if shell.size else False
 
 
 def _local_sd(smooth: np.ndarray) -> np.ndarray:

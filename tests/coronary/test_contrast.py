@@ -44,6 +44,16 @@ def test_bone_is_not_blood():
     assert contrast_region(from_array(array, np.eye(4))).finding is None
 
 
+def test_marrow_in_its_cortex_is_not_blood():
+    array = np.full((80, 80, 80), 40.0, np.float32)
+    away = np.linalg.norm(np.stack(np.meshgrid(*[np.arange(80) - 40] * 3, indexing="ij")), axis=0)
+    array[away < 26] = 700
+    array[away < 20] = 270
+    assert contrast_region(from_array(array, np.eye(4))).finding is not None
+    array[away >= 20] = 40
+    assert contrast_region(from_array(array, np.eye(4))).finding is None
+
+
 def test_oblique_scans_work(phantom):
     turn = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
     affine = phantom.volume.affine.copy()
