@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from coronary.cases import find_cases, load_split, split_cases
+from coronary.cases import find_cases, load_split
 from coronary.config import PRESETS, Config
-from coronary.data import Patches, cache_case
+from coronary.data import cache_case
 from coronary.export import export_run, parity_samples, windows
 from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
 from coronary.predict import Predictor
 from coronary.train import train
 from shared.config import apply_preset
-from shared.errors import InputError, SetupError
+from shared.errors import SetupError
 from shared.export import GateError, export_onnx, quantise
 from shared.runtime import Session, read_metadata
 from shared.training import NonFiniteLossError
@@ -79,66 +79,6 @@ def test_a_non_finite_loss_names_the_case(data, tmp_path):
     huge = apply_preset(TOY, {"training": {"learning_rate": 1e30}})
     with pytest.raises(NonFiniteLossError, match=r"step \d: the loss is nan on \['\d'"):
         train(huge, tmp_path / "run", data)
-
-
-def test_a_patch_is_a_function_of_seed_and_index(run, data):
-    cases = [cache_case(case, TOY.preprocessing, run / "cache") for case in find_cases(data)]
-    first, again = Patches(cases, TOY), Patches(cases, TOY)
-    again[3]
-    for key in ("image", "label"):
-        assert torch.equal(first[5][key], again[5][key])
-    assert first[5]["image"].shape == (1, 32, 32, 32)
-    label = first[5]["label"]
-    assert torch.allclose(label.sum(0), torch.ones(32, 32, 32))
-
-
-def test_training_never_mirrors(run, data):
-    """Law 12: left and right carry meaning, so no augmentation may change handedness."""
-    from monai.transforms import RandFlip, RandRotate90
-
-    from coronary.data import _augmentation
-
-    for step in _augmentation().transforms:
-        assert not isinstance(step, RandFlip | RandRotate90)
-    case = cache_case(find_cases(data)[0], TOY.preprocessing, run / "cache")
-    ramp = np.broadcast_to(np.linspace(-1, 1, case.image.shape[0])[:, None, None], case.image.shape)
-
-    class Ramp:
-        name, image, occupancy, foreground = "ramp", ramp, case.occupancy, case.foreground
-
-    for index in range(30):
-        image = Patches([Ramp], TOY)[index]["image"][0]
-        assert image[-4:].mean() > image[:4].mean()
-
-
-def test_the_cache_is_made_once_and_again_when_a_file_changes(data, tmp_path):
-    case = find_cases(data)[0]
-    cached = cache_case(case, TOY.preprocessing, tmp_path)
-    stamp = (cached.folder / "image.npy").stat().st_mtime_ns
-    assert (cache_case(case, TOY.preprocessing, tmp_path).folder / "image.npy").stat().st_mtime_ns == stamp
-    case.label.touch()
-    assert (cache_case(case, TOY.preprocessing, tmp_path).folder / "image.npy").stat().st_mtime_ns > stamp
-
-
-def test_a_label_on_another_grid_is_named(data, tmp_path):
-    import nibabel as nib
-
-    case = find_cases(data)[0]
-    for path in (case.image, case.label):
-        shutil.copy(path, tmp_path)
-    label = nib.load(case.label)
-    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), tmp_path / case.label.name)
-    with pytest.raises(InputError, match=r"1.label.nii.gz: its grid is not that of 1.img.nii.gz"):
-        cache_case(find_cases(tmp_path)[0], TOY.preprocessing, tmp_path / "cache")
-
-
-def test_splits_are_seeded_disjoint_and_whole(data):
-    cases = find_cases(data) * 5
-    for seed in range(3):
-        training, validation = split_cases(cases, 0.2, seed)
-        assert len(validation) == 2
-        assert len(training) + len(validation) == 10
-    assert split_cases(cases, 0.2, 1) == split_cases(cases, 0.2, 1)
 
 
 def test_the_exported_file_computes_what_torch_does(run, data, tmp_path):
