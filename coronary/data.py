@@ -129,7 +129,7 @@ def _warped(
     high = np.clip(np.ceil(centre + warp.shift + reach) + 1, low + 1, last).astype(np.intp)
     box = np.stack([cut(image, low, high - low, fill), cut(occupancy, low, high - low, 0)], dtype=np.float32)
     patch, share = resample(box, centre - low, warp, size)
-    return patch, share / 255
+    return patch, np.clip(share / 255, 0, 1)  # float32 may round past 1
 
 
 def _painted(points: np.ndarray, start: np.ndarray, warp: Warp, size: tuple[int, int, int]) -> np.ndarray:
