@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from coronary.cache import CachedCase, prepare, refuse_copies
 from coronary.cases import find_cases, load_split, save_split
 from coronary.cases import split as split_data
+from coronary.check import DataError, check_headers
 from coronary.config import Config
 from coronary.data import Patches, batches
 from coronary.losses import build_loss
@@ -126,7 +127,10 @@ def _choose_cases(
         data = run / "phantoms"
         write_dataset(data, count=config.phantoms, seed=seed, config=PhantomConfig())
     chosen = split_data(find_cases(data, labels), split, fold, config.validation_fraction, seed)
-    save_split(run / "cases.json", chosen.part("training"), chosen.part("validation"), chosen.test)
+    training, validation = chosen.part("training"), chosen.part("validation")
+    if problems := check_headers([*training, *validation]):  # seconds, where preprocessing takes an hour
+        raise DataError(problems)
+    save_split(run / "cases.json", training, validation, chosen.test)
 
 
 def _cached(config: Config, run: Path, cache: Path, workers: int | None) -> tuple[list[CachedCase], list[CachedCase]]:
@@ -163,7 +167,8 @@ def validate(model: nn.Module, cases: Sequence[CachedCase], config: Config) -> d
         image = np.asarray(case.image, np.float32)
         shape: Any = image.shape
         plan = plan_windows(shape, config.inference.window, config.inference.overlap)
-        difference, _ = slide(image, network, plan, blending=config.inference.blending, pad_value=float(image.min()))
+        air = case.notes["pad_value"]
+        difference, _ = slide(image, network, plan, blending=config.inference.blending, pad_value=air)
         scores[METRIC].append(dice(difference > 0, case.occupancy >= 128))
         scores["skeleton_recall"].append(float((difference[tuple(case.skeleton.T)] > 0).mean()))
     return scores
