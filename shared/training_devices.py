@@ -63,7 +63,10 @@ def _check_processes(settings: TrainingSettings) -> None:
     wanted = settings.devices * settings.nodes
     for name, environment in (("torchrun", TorchElasticEnvironment), ("Slurm", SLURMEnvironment)):
         if environment.detect():
-            started = environment().world_size()
+            try:
+                started = environment().world_size()
+            except RuntimeError as error:  # Slurm without --ntasks-per-node
+                raise SetupError(f"{name}: {error}") from error
             if started != wanted:
                 raise SetupError(
                     f"{name} started {started} processes, but devices {settings.devices} x nodes {settings.nodes} is "

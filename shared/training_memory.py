@@ -104,12 +104,15 @@ def _recomputed(module: nn.Module, *inputs: Any, **named: Any) -> Any:
 
 @contextmanager
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalise by its batch without touching its running statistics."""
+    """Let BatchNorm normalise by its batch without moving its running statistics."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    before = [(norm.momentum, None if (n := norm.num_batches_tracked) is None else n.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
