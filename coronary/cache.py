@@ -108,7 +108,7 @@ def prepare(
         cases: labelled scans.
         settings: preprocessing.
         cache: folder for them; runs may share it.
-        workers: processes, each of which needs 0.8 GB for 512x512x206; None is one for each CPU, at most 16.
+        workers: processes, each of which needs 0.6 GB for 512x512x206; None is one for each CPU, at most 16.
         on_case: hears how many of how many cases are there.
 
     Raises:

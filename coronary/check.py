@@ -66,7 +66,7 @@ def check_folder(
     Args:
         directory: folder of scans (see ``coronary.cases.scan_folder``).
         labels: second folder, of labels.
-        workers: processes, each of which holds one scan at a time (0.5 GB for 512x512x206); None is one for each CPU.
+        workers: processes, each of which holds one scan at a time (0.4 GB for 512x512x206); None is one for each CPU.
         on_case: hears how many of how many cases are done.
 
     Raises:
