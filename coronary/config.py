@@ -132,7 +132,7 @@ _BEST: dict[str, Any] = {
     # Scanner augmentation after nnU-Net's, without mirrors: the label has no side, but the anatomy that tells an artery
     # from a vein has one.
     "sampling": {
-        "patches_per_case": 2, "positive_fraction": 0.6, "distal_fraction": 0.3, "jitter_mm": 5.6, "augment": "scanner",
+        "patches_per_case": 1, "positive_fraction": 0.6, "distal_fraction": 0.3, "jitter_mm": 5.6, "augment": "scanner",
     },
     # AdamW (Loshchilov & Hutter, ICLR 2019) under a cosine (the same, ICLR 2017) after a warm-up (Goyal et al., 2017);
     # moving average of the weights (Morales-Brotons et al., TMLR 2024); clipping as nnU-Net's.
@@ -149,7 +149,7 @@ _LITE = layered(
     _BEST,
     {
         "features": (8, 16, 32, 64, 96, 8),
-        "sampling": {"patch": (64, 64, 64), "patches_per_case": 1},
+        "sampling": {"patch": (64, 64, 64)},
         "training": {
             "epochs": 4, "steps_per_epoch": 750, "batch": 2, "learning_rate": 3e-3, "warmup_steps": 150, "ema": 0.995,
             "seed": 1,

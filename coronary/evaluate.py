@@ -149,8 +149,7 @@ def evaluate_folder(
             return evaluate_cases(from_folder(predictions), chosen, out, report, on_case)
         with report.stage("load model"):
             predictor = Predictor(model, device)
-        report.use_model(predictor.session.path, predictor.session.sha256)
-        report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
+        note_model(report, predictor)
         return evaluate_cases(from_model(predictor), chosen, out, report, on_case)
 
 
@@ -188,6 +187,12 @@ def evaluate_cases(
     with report.stage("write"):
         _write(scores, out, report, [(case, packed) for _, case, packed in worst])
     return scores
+
+
+def note_model(report: Report, predictor: Predictor) -> None:
+    """Note which model and what device and engine are really used."""
+    report.use_model(predictor.session.path, predictor.session.sha256)
+    report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
 
 
 def from_model(predictor: Predictor) -> Segment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,22 @@ import torch
 from coronary.cases import load_split
 from coronary.config import Config
 from coronary.data import CachedCase, cache_case
-from coronary.evaluate import evaluate
+from coronary.evaluate import Scores, evaluate, evaluate_cases, from_model, note_model
 from coronary.model import build
-from coronary.predict import METADATA_VERSION
+from coronary.predict import METADATA_VERSION, Predictor
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
 from shared.export import export_onnx, quantise
-from shared.report import git_commit, product_version
+from shared.report import Report, git_commit, product_version, recorded
 
 INT8_WINDOWS = 24
 
 
-def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = "") -> Path:
+def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = "", cache: Path | None = None) -> Path:
     """Export a run's best weights to ``out``; with ``int8`` the quantised file instead, float32 beside it.
 
-    Parity and the INT8 gate are judged on the run's own validation cases; ``provenance`` says what data these were.
+    Parity and the INT8 gate are judged on the run's own validation cases; ``provenance`` says what data these were,
+    ``cache`` where they are preprocessed if not in the run.
 
     Raises:
         SetupError: the folder is no finished run.
@@ -44,7 +45,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
     model.eval()
 
     cases = load_split(run / "cases.json")[1]
-    cached = [cache_case(case, config.preprocessing, run / "cache") for case in cases]
+    cached = [cache_case(case, config.preprocessing, cache or run / "cache") for case in cases[:INT8_WINDOWS]]
     fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
     export_onnx(model, parity_samples(cached, config), fp32, _metadata(config, checkpoint, provenance))
     if int8:
@@ -55,6 +56,23 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
             score=lambda path: evaluate(path, [(c.image, c.label) for c in cases[:6]], device="cpu").mean("dice"),
         )
     return out
+
+
+def finish(
+    run: Path,
+    *,
+    cache: Path | None = None,
+    device: str = "auto",
+    on_case: Callable[[int, str], None] = lambda done, case: None,
+) -> tuple[Path, Scores]:
+    """Export a run to ``RUN/model.onnx`` and score it on the run's held-out cases into ``RUN/scores``."""
+    model = export_run(run, run / "model.onnx", provenance=f"the run {run.name}", cache=cache)
+    cases = load_split(run / "cases.json")[1]
+    report = Report("coronary", "evaluate", {"model": model, "split": "validation", "device": device})
+    with recorded(report, run / "scores" / "report.json"):
+        predictor = Predictor(model, device)
+        note_model(report, predictor)
+        return model, evaluate_cases(from_model(predictor), cases, run / "scores", report, on_case)
 
 
 def _metadata(config: Config, checkpoint: dict[str, Any], provenance: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures of scores: every case a point, a box behind them, the mean said in words."""
+"""Figures of scores, by matplotlib: every case a point, a box behind them, the mean said in words."""
 
 from __future__ import annotations
 
@@ -42,17 +42,18 @@ def draw_strips(strips: Sequence[Strip], path: Path, title: str = "") -> None:
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, strip in zip(panels, strips, strict=False):
-        _draw_strip(axes, strip)
+        draw_strip(axes, strip)
     for axes in panels[len(strips) :]:
         axes.axis("off")
     with whole(path) as aside:
         figure.savefig(aside, dpi=130, format="png")
 
 
-def _draw_strip(axes: Any, strip: Strip) -> None:
+def draw_strip(axes: Any, strip: Strip) -> None:
+    """Draw one strip on matplotlib's axes."""
     values = np.array(list(strip.groups.values()), dtype=np.float64)
     # The same sideways step for a case in every group, so that lines do not cross for nothing.
-    aside = np.random.default_rng(0).uniform(-0.14, 0.14, values.shape[1])
+    aside = np.asarray(np.random.default_rng(0).uniform(-0.14, 0.14, values.shape[1]))
     finite = np.isfinite(values)
     if len(values) == 2:
         both = finite.all(axis=0)
