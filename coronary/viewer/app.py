@@ -1,0 +1,33 @@
+"""The viewer's server: ``coronary view``, or ``streamlit run coronary/viewer/app.py``.
+
+Streamlit's own server, with routes beside it for what is too large for its websocket.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+
+from coronary.viewer.routes import VisitorCookie, case_routes
+from coronary.viewer.settings import settings
+from shared.niivue.component import asset_routes
+
+settings()  # a wrong setting stops the server before it begins
+
+app = st.App(
+    Path(__file__).with_name("page.py"),
+    routes=[*asset_routes(), *case_routes()],
+    middleware=[Middleware(VisitorCookie)],
+)
+
+
+def run(address: str, port: int, *, open_browser: bool) -> None:
+    """Serve until stopped."""
+    app.run(
+        config={
+            "server.address": address,
+            "server.port": port,
+            "server.headless": not open_browser,
+            "server.maxUploadSize": max(settings().max_upload_mb, settings().max_model_mb),
+        }
+    )
