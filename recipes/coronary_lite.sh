@@ -8,16 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 run=runs/coronary/lite data=runs/coronary/phantoms heldout=runs/coronary/heldout
 
-phantoms() { # FIRST_ID COUNT "SHAPE" "SPACING"
-  # shellcheck disable=SC2086  # shape and spacing are three words each
-  [ -e "$data/$(($1 + $2 - 1)).img.nii.gz" ] || uv run coronary phantom --out $data --seed 2000 \
-    --first-id "$1" --count "$2" --shape $3 --spacing-mm $4
-}
-phantoms 1 40 "200 200 180" "0.6 0.6 0.6"
-phantoms 101 24 "256 256 200" "0.45 0.45 0.5"
-phantoms 201 12 "256 256 150" "0.7 0.7 0.75"
-[ -e $heldout/20.img.nii.gz ] || uv run coronary phantom --out $heldout --seed 9200 --count 20 \
-  --shape 320 320 240 --spacing-mm 0.4 0.4 0.5
+bash recipes/coronary_phantoms.sh
 
 if [ -e $run/last.ckpt ]; then uv run coronary train --resume $run
 else uv run coronary train --preset lite --data $data --out $run; fi

@@ -31,7 +31,9 @@ def ablation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     write_dataset(folder / "data", 4, 5, PhantomConfig(shape=(64, 64, 56), spacing_mm=(1.6, 1.6, 1.7)))
     told = []
-    rows = ablate(TOY, folder / "run", folder / "data", device="cpu", say=told.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coronary.cache.cpu_count", lambda: 1)  # starting processes takes longer than these cases
+        rows = ablate(TOY, folder / "run", folder / "data", device="cpu", say=told.append)
     return folder, rows, told
 
 
