@@ -12,11 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from coronary.augment import Warp, change_intensities, draw_warp, resample
-from coronary.cache import CachedCase, cache_case
+from coronary.cache import CachedCase
 from coronary.config import Config
 from shared.training_settings import TrainingSettings
-
-__all__ = ["CachedCase", "Patches", "batches", "cache_case"]
 
 # Each part of the random numbers has a stream of its own.
 ORDER, PATCH = 0, 1
@@ -178,8 +176,3 @@ def batches(
         generator=torch.Generator(),  # the loader's own seed is not used, and is not to be drawn from the network's
     )
     return iter(loader)
-
-
-def batches_from(patches: Patches, step: int) -> Iterator[dict[str, Any]]:
-    """Batches of a single process, by the settings of the patches' own config."""
-    return batches(patches, patches.config.training, step)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from coronary.cache import CachedCase, cache_case
 from coronary.cases import load_split
 from coronary.config import Config
-from coronary.data import CachedCase, cache_case
 from coronary.evaluate import Scores, evaluate, evaluate_cases, from_model, note_model
 from coronary.model import build
 from coronary.predict import METADATA_VERSION, Predictor

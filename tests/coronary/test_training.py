@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from coronary.cache import cache_case
 from coronary.cases import find_cases, load_split
 from coronary.config import PRESETS, Config
-from coronary.data import cache_case
 from coronary.export import export_run, parity_samples, windows
 from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
