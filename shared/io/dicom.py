@@ -43,7 +43,7 @@ def is_dicom(path: Path) -> bool:
     """Say whether a file begins as DICOM files do."""
     try:
         with path.open("rb") as file:
-            return _looks_dicom(file.read(PREAMBLE_BYTES))
+            return looks_dicom(file.read(PREAMBLE_BYTES))
     except OSError:
         return False
 
@@ -110,7 +110,7 @@ def read_headers(source: Source) -> list[pydicom.Dataset]:
         return [_parse(source.path, files, name) for name in names]
 
 
-def _looks_dicom(head: bytes) -> bool:
+def looks_dicom(head: bytes) -> bool:
     """Say whether these are the first bytes of a DICOM file, with its preamble or (older files) without."""
     return head[128:132] == b"DICM" or (head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00")
 
@@ -145,7 +145,7 @@ def _find(path: Path, files: Files) -> tuple[list[list[Slice]], Counter[str]]:
     for name in files.names():
         with _reading(path, name):
             head = files.head(name, PREAMBLE_BYTES)
-        if not _looks_dicom(head) or name.rpartition("/")[2] == "DICOMDIR":
+        if not looks_dicom(head) or name.rpartition("/")[2] == "DICOMDIR":
             continue
         header = _parse(path, files, name)
         if _is_slice(header):
