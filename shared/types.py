@@ -135,12 +135,12 @@ class Radiograph:
     @property
     def width_px(self) -> int:
         """Columns of the picture as displayed."""
-        return self.array.shape[1]
+        return int(self.array.shape[1])
 
     @property
     def height_px(self) -> int:
         """Rows of the picture as displayed."""
-        return self.array.shape[0]
+        return int(self.array.shape[0])
 
 
 @dataclass(frozen=True, slots=True)

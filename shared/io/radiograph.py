@@ -22,23 +22,12 @@ from shared.io.dicom import PREAMBLE_BYTES, is_dicom, looks_dicom
 from shared.io.windowing import Grey, spread
 from shared.types import PictureFormat, PictureSource, Radiograph
 
-FORMATS: dict[str, PictureFormat] = {
-    "PNG": "png",
-    "JPEG": "jpeg",
-    "MPO": "jpeg",
-    "TIFF": "tiff",
-    "BMP": "bmp",
-}  # MPO: a JPEG with a preview behind it
+# Of what Pillow reads; MPO is a JPEG with a preview behind it, as cameras write.
+FORMATS: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "TIFF": "tiff", "BMP": "bmp"}
 SUFFIXES: dict[str, PictureFormat] = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".bmp": "bmp",
-    ".dcm": "dicom",
-    ".dicom": "dicom",
-}
+    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp",
+    ".dcm": "dicom", ".dicom": "dicom",
+}  # fmt: skip
 NOT_PICTURES = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive"}
 TAKEN = "give a PNG, JPEG, TIFF or DICOM file"
 AGAIN = "export or copy it again"
@@ -165,7 +154,7 @@ def _read_picture(raw: bytes, where: str, max_pixels: int) -> Radiograph:
             raise _damaged(where, error) from None
         with image:
             check_size(where, *image.size, max_pixels)
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add a preview to a JPEG
+            if getattr(image, "is_animated", False) and image.format != "MPO":
                 several = "is animated" if image.format == "PNG" else "holds several pages"
                 raise InputError(where, several, "save the one picture to look at as a file of its own")
             try:

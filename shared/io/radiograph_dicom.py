@@ -18,7 +18,8 @@ import numpy as np
 import pydicom
 from jaxtyping import Bool, Shaped
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import InputError
@@ -80,10 +81,12 @@ def _damage(where: str, part: str) -> Iterator[None]:
             yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # damaged data raises whatever it likes, OSError included
-        raise InputError(
-            where, f"{part} cannot be read: damaged or truncated ({type(error).__name__})", AGAIN
-        ) from None
+    except BaseException as error:  # damaged data raises whatever it likes, OSError included
+        panic = type(error).__name__ == "PanicException"  # pylibjpeg-rle's, which is no Exception
+        if not (isinstance(error, Exception) or panic):
+            raise
+        problem = f"{part} cannot be read: damaged or truncated ({type(error).__name__})"
+        raise InputError(where, problem, AGAIN) from None
 
 
 def _check_kind(where: str, header: pydicom.Dataset, max_pixels: int) -> None:

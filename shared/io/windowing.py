@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped
+from jaxtyping import Bool, Shaped
 
 from shared.types import PictureArray
 
@@ -32,9 +32,7 @@ def apply_table(values: Grey, first: float, table: Shaped[np.ndarray, " n"]) -> 
     return found
 
 
-def apply_window(
-    values: Grey, center: float, width: float, shape: WindowShape = "LINEAR"
-) -> Float32[np.ndarray, "y x"]:
+def apply_window(values: Grey, center: float, width: float, shape: WindowShape = "LINEAR") -> PictureArray:
     """Map values to 0..1 through a window (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3).
 
     Raises:
@@ -53,7 +51,7 @@ def apply_window(
         shown = np.clip(ramp, 0, 1)
     else:
         raise ValueError(f"{shape} is no window that DICOM knows")
-    windowed: Float32[np.ndarray, "y x"] = shown.astype(np.float32)
+    windowed: PictureArray = shown.astype(np.float32)
     return windowed
 
 
