@@ -2,6 +2,7 @@
 // It talks to the volume view by the events that shared/niivue/view.js lists.
 const NS = 'http://www.w3.org/2000/svg'
 const PICK_MM = 3 // a click this far outside a vessel still means it
+const MARK_MM = 0.35 // by which the mark in 3D is thicker than the vessel
 const panels = new WeakMap()
 
 export default async function mount({ data, parentElement }) {
@@ -90,7 +91,8 @@ class Panel {
     this.at = index ?? nearest(branch.points_mm, gravest?.point_mm ?? branch.points_mm[branch.points_mm.length >> 1]).index
     for (const row of this.part('rows').children) row.ariaSelected = String(Number(row.dataset.branch) === branch.id)
     this.part('rows').querySelector('[aria-selected="true"]')?.scrollIntoView({ block: 'nearest' })
-    emit('volume:line', { points_mm: branch.points_mm.filter((_, i) => i % 4 === 0 || i === branch.points_mm.length - 1) })
+    const some = (values) => values.filter((_, i) => i % 4 === 0 || i === values.length - 1)
+    emit('volume:line', { points_mm: some(branch.points_mm), radii_mm: some(branch.diameter_mm).map((d) => d / 2 + MARK_MM) })
     if (move) emit('volume:goto', { mm: branch.points_mm[this.at] })
     this.drawBranch()
     this.drawStraight()

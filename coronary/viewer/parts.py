@@ -16,26 +16,27 @@ from coronary.viewer.store import Case
 from coronary.viewer.visit import Visit
 from shared.niivue.component import scene, volume_view
 
+NO_PANEL = '.st-key-room [data-testid="stColumn"]:last-child { display: none; }'
+
 
 def show_scan(visit: Visit) -> None:
     """Draw the open scan, its arteries if they were found, and the branches."""
     assert visit.case is not None
     result, folder = visit.result, visit.result_folder
-    if result is None or folder is None:
-        _view(visit, visit.case, None, None)
-        return
-    agreement = _latest_comparison(folder)
-    labels = encoded_labels(result)
-    with st.container(key="room"):
+    with st.container(key="room"):  # the same with a result and without, or the browser would load the scan anew
         wide, narrow = st.columns([3, 1], gap="small")
+    told = result
     with narrow:
-        if agreement is not None:
-            _scores(agreement)
-        if labels is not None:
+        labels = encoded_labels(result) if result else None
+        agreement = _latest_comparison(folder) if result and folder else None
+        if labels is None:
+            st.html(f"<style>{NO_PANEL}</style>")
+        elif folder is not None:
+            if agreement is not None and _scores(agreement) == "Agreement":
+                told = agreement
             branch_panel(visit.case_url, folder.name, labels.present, key="branches")
     with wide:
-        shows_agreement = agreement is not None and st.session_state.get("shows") == "Agreement"
-        _view(visit, visit.case, folder, agreement if shows_agreement else result)
+        _view(visit, visit.case, folder, told)
 
 
 def _view(visit: Visit, case: Case, folder: Path | None, told: dict[str, Any] | None) -> None:
@@ -67,7 +68,8 @@ def _latest_comparison(folder: Path) -> dict[str, Any] | None:
     return {**json.loads(found[-1].read_text("utf-8")), "folder": found[-1].parent.name}
 
 
-def _scores(agreement: dict[str, Any]) -> None:
+def _scores(agreement: dict[str, Any]) -> str | None:
+    """Draw the scores, and the choice of what lies over the scan; gives that."""
     scores = agreement["scores"]
     cells = [("Dice", f"{scores['dice']:.3f}"), ("clDice", f"{scores['cl_dice']:.3f}")]
     if scores.get("hd95_mm") is not None:
@@ -76,6 +78,6 @@ def _scores(agreement: dict[str, Any]) -> None:
         cells.append(("Surface Dice 1 mm", f"{scores['surface_dice_1mm']:.3f}"))
     told = "".join(f"<div><span>{name}</span><b>{value}</b></div>" for name, value in cells)
     st.html(f'<div class="scores" title="against {html.escape(agreement["name"])}">{told}</div>')
-    st.segmented_control(
+    return st.segmented_control(
         "Overlay", ["Arteries", "Agreement"], key="shows", label_visibility="collapsed", width="stretch"
     )

@@ -229,8 +229,8 @@ function nifti(dims, affine) {
   return buffer
 }
 
-/** A tube around a line, as MZ3. */
-export function tube(points, radius, sides = 8) {
+/** A tube around a line, of a radius at each point, as MZ3. */
+export function tube(points, radii, sides = 8) {
   const rings = points.length
   const positions = new Float32Array(3 * rings * sides), faces = new Int32Array(6 * (rings - 1) * sides)
   let normal = [0, 0, 1]
@@ -240,7 +240,7 @@ export function tube(points, radius, sides = 8) {
     normal = unit(normal.map((v, k) => v - dot(normal, along) * along[k])) // carried along: no twist
     const other = cross(along, normal)
     for (let s = 0; s < sides; s++) {
-      const [c, d] = [Math.cos, Math.sin].map((f) => radius * f((2 * Math.PI * s) / sides))
+      const [c, d] = [Math.cos, Math.sin].map((f) => radii[i] * f((2 * Math.PI * s) / sides))
       positions.set(points[i].map((v, k) => v + c * normal[k] + d * other[k]), 3 * (i * sides + s))
       if (i + 1 < rings) {
         const a = i * sides + s, b = i * sides + ((s + 1) % sides)

@@ -2,7 +2,7 @@
 //
 // Other parts of a page talk to it through events on `window`:
 //   volume:goto   { mm }                to it: move the crosshair there
-//   volume:line   { points_mm }         to it: mark a line in 3D; null takes it away
+//   volume:line   { points_mm, radii_mm } to it: mark a line in 3D; without points none
 //   volume:pick   { mm, label }         from it: a labelled place was clicked
 //   volume:moved  { mm }                from it: the crosshair moved
 //   volume:window { low, high }         from it: the window was changed
@@ -15,7 +15,7 @@ const PLANES = [
   { name: '3D', type: 4, axis: null },
 ]
 const QUARTERS = [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
-const LINE_COLOUR = [255, 245, 157], LINE_MM = 1.7 // thicker than most arteries: it wraps the one it marks
+const LINE_COLOUR = [255, 245, 157], LINE_MM = 1
 const views = new WeakMap()
 
 export default async function mount({ data, parentElement }) {
@@ -85,7 +85,7 @@ class VolumeView {
     this.say('Loading')
     this.nv.setLabels(null)
     this.clearSurfaces()
-    this.markLine(null)
+    this.markLine()
     await this.nv.setGrid(scan.dims, scan.affine)
     this.part('windows').replaceChildren(...data.windows.map((preset) =>
       button(preset.name, () => this.setWindow(preset.low, preset.high), { title: windowText(preset) })))
@@ -129,9 +129,10 @@ class VolumeView {
     this.surfaces.clear()
   }
 
-  async markLine(points) {
+  async markLine({ points_mm: points, radii_mm: radii } = {}) {
     const wanted = (this.linePoints = points)
-    const made = points?.length > 1 ? await this.nv.addSurface(tube(points, LINE_MM), 'line.mz3', LINE_COLOUR) : null
+    const buffer = points?.length > 1 ? tube(points, radii ?? points.map(() => LINE_MM)) : null
+    const made = buffer && await this.nv.addSurface(buffer, 'line.mz3', LINE_COLOUR)
     const stale = wanted === this.linePoints ? this.line : made // another line was wanted meanwhile
     if (stale) this.nv.removeMesh(stale)
     if (wanted === this.linePoints) this.line = made
@@ -282,7 +283,7 @@ class VolumeView {
     canvas.addEventListener('keydown', (event) => this.keyed(event), options)
     canvas.tabIndex = 0
     window.addEventListener('volume:goto', ({ detail }) => this.goToMm(detail.mm), options)
-    window.addEventListener('volume:line', ({ detail }) => this.markLine(detail.points_mm), options)
+    window.addEventListener('volume:line', ({ detail }) => this.markLine(detail), options)
   }
 
   reset() {
