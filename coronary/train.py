@@ -44,13 +44,12 @@ def train(
     config: Config,
     run: Path,
     data: Path | None = None,
-    on_step: Callable[[int, float], None] | None = None,
     *,
     labels: Path | None = None,
     split: Path | None = None,
     fold: int | None = None,
     cache: Path | None = None,
-    on_progress: Callable[[int, int, float], None] | None = None,
+    on_progress: Callable[[int, int, float], None] = lambda step, total, loss: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
     """Train from ``data`` (ImageCAS's layout; None makes phantoms) and return the run folder.
@@ -62,7 +61,6 @@ def train(
         config: the run's settings.
         run: run folder.
         data: folder of labelled scans.
-        on_step: told step and loss after each step.
         labels: folder of other labels than those beside the scans.
         split: file that says which cases are for what (see ``coronary.cases.split``).
         fold: which of the file's splits.
@@ -75,12 +73,6 @@ def train(
     report = Report("coronary", "train", arguments, config)
     report.device = f"{fabric.device.type} x {fabric.world_size}" if fabric.world_size > 1 else str(fabric.device)
     report.engine, report.precision = f"PyTorch {torch.__version__}", config.training.precision
-
-    def told(step: int, total: int, loss: float) -> None:
-        if on_step is not None:
-            on_step(step, loss)
-        if on_progress is not None:
-            on_progress(step, total, loss)
 
     def prepared() -> tuple[list[CachedCase], list[CachedCase]]:
         if fabric.global_rank == 0:
@@ -105,7 +97,7 @@ def train(
                 samples=len(training) * config.sampling.patches_per_case,
                 metric=METRIC,
                 fabric=fabric,
-                on_step=told,
+                on_step=on_progress,
                 say=say,
             )
         report.outputs = [run / name for name in ("best.ckpt", "last.ckpt", "metrics.jsonl", "curves.png")]

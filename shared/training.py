@@ -87,18 +87,20 @@ def fit(
         tell(f"{run}: {trainer.step} of {trainer.total} steps are done")
     ended = _ended(trainer, metric)
     if ended is None:
-        with folder.open(trainer.step), _explained(trainer), trainer.interrupt:
+        with _explained(trainer), trainer.interrupt:
+            # Workers are forked before TensorBoard starts its thread, whose locks they might inherit.
             batches = iter(batches_from(trainer.step, fabric.global_rank, fabric.world_size))
-            while ended is None:
-                begin = time.monotonic()
-                record = _train_epoch(trainer, per_epoch, batches, folder, on_step)
-                record |= trainer.evaluate(validate)
-                trainer.history.append(record | {"seconds": round(time.monotonic() - begin, 2)})
-                trainer.losses = []
-                folder.save_best(trainer.candidate.state_dict(), trainer.history)
-                folder.save_last(trainer.state())  # after the best, which it counts on
-                folder.write(trainer.history)
-                ended = _ended(trainer, metric) or _out_of_time(trainer, started)
+            with folder.open(trainer.step):
+                while ended is None:
+                    begin = time.monotonic()
+                    record = _train_epoch(trainer, per_epoch, batches, folder, on_step)
+                    record |= trainer.evaluate(validate)
+                    trainer.history.append(record | {"seconds": round(time.monotonic() - begin, 2)})
+                    trainer.losses = []
+                    folder.save_best(trainer.candidate.state_dict(), trainer.history)
+                    folder.save_last(trainer.state())  # after the best, which it counts on
+                    folder.write(trainer.history)
+                    ended = _ended(trainer, metric) or _out_of_time(trainer, started)
     best = best_of(trainer.history, metric)
     tell(f"{run}: {ended}" + (f"; best {metric} {best[metric]:.4f} after epoch {best['epoch']}" if best else ""))
     fabric.barrier()  # best.ckpt is written by the first process

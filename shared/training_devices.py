@@ -93,6 +93,11 @@ def launch(settings: TrainingSettings) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """Say whether this is the process that writes and speaks, after training as well."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 def gathered(fabric: Fabric, value: T) -> list[T]:
     """Return what every process gave, in the order of ranks; every process must call it. Values must pickle."""
     if fabric.world_size == 1:

@@ -101,7 +101,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]], metric: str, path: Path) -
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
     marker = "o" if len(history) < 40 else ""
-    for axes, name, label, colour in ((upper, "loss", "training loss", LOSS), (lower, metric, metric, SCORE)):
+    for axes, name, label, colour in (
+        (upper, "loss", "training loss", LOSS),
+        (lower, metric, f"validation {metric}", SCORE),
+    ):
         values = [math.nan if record[name] is None else record[name] for record in history]
         axes.plot(epochs, values, color=colour, marker=marker, markersize=4)
         axes.set_ylabel(label)

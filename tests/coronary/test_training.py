@@ -64,12 +64,12 @@ def test_a_resumed_run_equals_one_that_never_stopped(run, data, tmp_path):
     class KilledError(Exception):
         pass
 
-    def kill(step, loss):
+    def kill(step, total, loss):
         if step == 3:  # one step past the checkpoint
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(TOY, half, data, on_step=kill)
+        train(TOY, half, data, on_progress=kill)
     train(TOY, half)  # a run knows its own cases
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, weights(half)[name]), name
