@@ -22,13 +22,13 @@ from matplotlib.ticker import MaxNLocator
 from coronary.config import Config
 from coronary.evaluate import METRICS
 from coronary.export import finish
-from coronary.phantom import PhantomConfig, write_dataset
 from coronary.train import METRIC, train
 from shared.config import apply_preset
 from shared.figures import COLOURS, Strip, draw_strip
 from shared.io.atomic import whole
 from shared.io.writers import write_csv, write_json
 from shared.metrics.bootstrap import bootstrap_interval
+from shared.training_devices import is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,12 @@ def ablate(
     fold: int | None = None,
     cache: Path | None = None,
     device: str = "auto",
-    on_progress: Callable[[int, int, float], None] | None = None,
+    on_progress: Callable[[int, int, float], None] = lambda step, total, loss: None,
     say: Callable[[str], None] = log.info,
 ) -> list[Row]:
-    """Train, export and score both arms, compare them, and return the comparison's rows, one a metric.
+    """Train both arms, export, score and compare them, and return the comparison's rows, one a metric.
+
+    Where several processes train, the first alone does the rest; the others return no rows.
 
     Args:
         config: the settings of both arms, but for ``sampling.augment``.
@@ -69,19 +71,24 @@ def ablate(
         on_progress: told step, total and loss after each step of either arm.
         say: told in a sentence how each arm began and ended.
     """
-    write_json({"arms": ARMS, "config": config.model_dump(mode="json")}, run / "ablation.json")
-    if data is None and not (run / "baseline" / "cases.json").exists():
-        data = run / "phantoms"
-        write_dataset(data, count=config.phantoms, seed=config.training.seed, config=PhantomConfig())
+    arms = {name: apply_preset(config, {"sampling": {"augment": augment}}) for name, augment in ARMS.items()}
     cache = cache or run / "cache"
-    for name, augment in ARMS.items():
-        arm, folder = apply_preset(config, {"sampling": {"augment": augment}}), run / name
-        if name == "augmented" and not (folder / "cases.json").exists():
-            write_json(json.loads((run / "baseline" / "cases.json").read_text()), folder / "cases.json")
-        say(f"{name}: augmentation {augment}")
-        train(arm, folder, data, labels=labels, split=split, fold=fold, cache=cache, on_progress=on_progress, say=say)
-        if not _is_scored(folder):
-            finish(folder, cache=cache, device=device)
+    if is_first_process():
+        for name, arm in arms.items():
+            write_json(arm.model_dump(mode="json"), run / name / "config.json")
+        write_json({"arms": ARMS}, run / "ablation.json")  # after the configs: whoever finds it goes on from them
+    source: dict[str, Any] = {"data": data, "labels": labels, "split": split, "fold": fold, "cache": cache}
+    for name, arm in arms.items():
+        cases = run / name / "cases.json"
+        if name == "augmented" and is_first_process() and not cases.exists():
+            write_json(json.loads((run / "baseline" / "cases.json").read_text()), cases)
+        say(f"{name}: augmentation {arm.sampling.augment}")
+        train(arm, run / name, **source, on_progress=on_progress, say=say)
+    if not is_first_process():
+        return []
+    for name in arms:
+        if not _is_scored(run / name):
+            finish(run / name, cache=cache, device=device)
     return compare_runs(run)
 
 
