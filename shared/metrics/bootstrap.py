@@ -1,7 +1,8 @@
-"""How sure a mean over cases is: bootstrap intervals."""
+"""How sure a mean over cases is: bootstrap intervals; and a share of cases: Wilson's."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -58,3 +59,23 @@ def bootstrap_interval(
     if not np.isfinite([low, high]).all():
         low, high = interval("percentile")
     return Interval(estimate, low, high)
+
+
+def wilson_interval(successes: int, count: int, *, level: float = 0.95) -> Interval:
+    """Return a share and its score interval (Wilson, JASA 1927), which holds up at few cases and near 0 and 1.
+
+    Of no cases the share is NaN and the interval all of 0..1.
+
+    Raises:
+        ValueError: more successes than cases.
+    """
+    from scipy.stats import norm
+
+    if not 0 <= successes <= count:
+        raise ValueError(f"{successes} of {count} is no share")
+    if count == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    share, z2 = successes / count, float(norm.ppf((1 + level) / 2)) ** 2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
