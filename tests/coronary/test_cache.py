@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -159,6 +160,14 @@ def start(data, cache, workers):
     return subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL)
 
 
+def workers_alive(process):
+    """The children of a process, on Linux."""
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+
+
 @pytest.mark.parametrize(("after", "workers"), [(0, 1), (3, 1), (2, 2)])
 def test_killed_it_goes_on_where_it_was(tmp_path, after, workers):
     """SIGKILL after some cases: what is there is whole, what is not is made, what was begun is swept away."""
@@ -169,13 +178,15 @@ def test_killed_it_goes_on_where_it_was(tmp_path, after, workers):
     deadline = time.monotonic() + 60
     while len(list(cache.glob("*"))) <= after and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
+    workers_of = workers_alive(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while any(Path(f"/proc/{worker}/exe").exists() for worker in workers_of) and time.monotonic() < deadline:
+        time.sleep(0.02)  # its workers notice, and end
     there = [CachedCase(path.name[0], path) for path in cache.glob("[!.]*")]
     assert len(there) >= after
     assert all(case.is_whole() for case in there)
     made = {case.folder: times(case) for case in there}
-    time.sleep(0.5 if workers > 1 else 0)  # its workers notice
     for aside in cache.glob(".*"):
         os.utime(aside, (0, 0))
     cases = prepare(data, WINDOW, cache, workers=1)
