@@ -100,9 +100,7 @@ def make_full_network(out: Path, scan: Path) -> tuple[Path, Path, Path]:
     prepared = preprocess(volume, FULL.preprocessing)
     metadata = read_metadata(CHECKOUT_MODELS / "coronary.onnx")
     window = HuWindow.model_validate(metadata["preprocessing"]["normalisation"])
-    model = widen(
-        lite_weights(), Config.model_validate(metadata["training"]["config"]), window, prepared.scale, prepared.offset
-    )
+    model = widen(lite_weights(), network_of(metadata), window, prepared.scale, prepared.offset)
     weights, fp32, int8 = out / "full.safetensors", out / "full.onnx", out / "full-int8.onnx"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     notes = {
@@ -118,6 +116,11 @@ def make_full_network(out: Path, scan: Path) -> tuple[Path, Path, Path]:
     export_onnx(model, samples[:2], fp32, notes, engines=("openvino",))
     quantise(fp32, int8, samples, score=lambda path: 1.0)
     return weights, fp32, int8
+
+
+def network_of(metadata: dict[str, Any]) -> Config:
+    """What the network of a model file looks like."""
+    return Config(features=metadata["training"]["config"]["features"])
 
 
 def lite_weights() -> dict[str, torch.Tensor]:
@@ -182,8 +185,7 @@ def agreement(scan: Path) -> dict[str, float]:
     )
     image = Spacing(settings.spacing_mm, mode="bilinear")(image)
     image = ScaleIntensityRange(window.low_hu, window.high_hu, -1, 1, clip=True)(image)
-    metadata = fp32.session.metadata["training"]["config"]
-    model = build(Config.model_validate(metadata))
+    model = build(network_of(fp32.session.metadata))
     model.load_state_dict(lite_weights())
     with torch.no_grad():
         logits = sliding_window_inference(

@@ -19,8 +19,8 @@ lite=(--features 8 16 32 64 96 8 --patch 64 64 64 --epochs 2 --steps-per-epoch $
 train() { # PRESET SEED FLAGS...
   local preset=$1 seed=$2 run=$out/$1-$2
   [ -e "$run/scores/scores.json" ] && return
-  if [ -e "$run/last.ckpt" ]; then uv run coronary train --resume "$run"
-  else uv run coronary train --preset "$preset" --data $data --out "$run" --cache $out/cache --seed "$seed" "${lite[@]}" "${@:3}"; fi
+  if [ -e "$run/last.ckpt" ]; then uv run coronary train --resume "$run" --no-finish
+  else uv run coronary train --preset "$preset" --no-finish --data $data --out "$run" --cache $out/cache --seed "$seed" "${lite[@]}" "${@:3}"; fi
   uv run coronary export "$run" --out "$run/model.onnx" --provenance "phantoms only: recipes/coronary_compare.sh"
   uv run coronary evaluate --model "$run/model.onnx" --data $heldout --out "$run/scores"
 }

@@ -52,10 +52,11 @@ class Voice:
             self._console().print(*words)
 
     @contextmanager
-    def progress(self, what: str, total: float | None = None) -> Iterator[Callable[[float, str | None], None]]:
+    def progress(self, what: str, total: float | None = None) -> Iterator[Callable[..., None]]:
         """Show a bar with the time left, on a terminal and only once a second has passed.
 
-        Gives ``update(done, what)``: how much of ``total`` is done by now, and what is being done if that changed.
+        Gives ``update(done, what, total)``: how much is done by now, what is being done if that changed, and of how
+        much if that was not known before.
         """
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -70,8 +71,8 @@ class Voice:
         task = bar.add_task(what, total=total)
         due = time.monotonic() + BAR_AFTER_S
 
-        def update(done: float, now: str | None = None) -> None:
-            bar.update(task, completed=done, description=now)
+        def update(done: float, now: str | None = None, total: float | None = None) -> None:
+            bar.update(task, completed=done, description=now, total=total)
             if not bar.live.is_started and time.monotonic() >= due:
                 bar.start()
 
