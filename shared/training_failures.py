@@ -74,6 +74,8 @@ def next_batch(batches: Iterator[Any], step: int, settings: TrainingSettings) ->
             raise died from None
         text = str(error)
         if "in DataLoader worker process" not in text:
+            if settings.workers and isinstance(error, OSError | EOFError):  # it died while it handed a batch over
+                raise _gone(f"step {step}: a data worker is gone ({text or type(error).__name__})", settings) from None
             raise
         log.error("%s", text.strip())  # the worker's traceback, not that of this process
         reason = text.strip().splitlines()[-1]
@@ -88,7 +90,11 @@ def worker_death(error: BaseException, settings: TrainingSettings) -> WorkerErro
     text = " ".join(str(error).split()).rstrip(".")
     if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
         return None
+    return _gone(text, settings)
+
+
+def _gone(what: str, settings: TrainingSettings) -> WorkerError:
     return WorkerError(
-        f"{text}. The system kills a process when memory runs out: give fewer workers than {settings.workers}, a "
+        f"{what}. The system kills a process when memory runs out: give fewer workers than {settings.workers}, a "
         "smaller batch, or more memory (in Docker: --shm-size)"
     )

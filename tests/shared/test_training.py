@@ -15,6 +15,7 @@ from toy_training import SETTINGS, Samples, sample, train
 
 from shared.errors import SetupError
 from shared.training import NonFiniteLossError, WorkerError
+from shared.training_failures import next_batch
 from shared.training_folder import best_of, draw_curves
 
 
@@ -245,8 +246,20 @@ def test_a_failing_worker_shows_its_own_traceback(tmp_path, caplog):
 
 
 def test_a_worker_that_is_killed_ends_in_a_line_that_says_what_to_do(tmp_path):
-    with pytest.raises(WorkerError, match=r"is killed by signal: Killed\. .*fewer workers than 1.*--shm-size"):
+    with pytest.raises(WorkerError, match="(signal: Killed|is gone|exited unexpectedly).*fewer workers than 1.*--shm-size"):
         train(tmp_path, changed(workers=1), data=Killed())
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_is_killed_while_it_hands_a_batch_over_ends_in_the_same_line(error):
+    class Torn:
+        def __next__(self):
+            raise error
+
+    with pytest.raises(WorkerError, match=r"step 3: a data worker is gone \(.+\)\. .*fewer workers than 2.*--shm-size"):
+        next_batch(Torn(), 3, changed(workers=2))
+    with pytest.raises(type(error)):
+        next_batch(Torn(), 3, changed(workers=0))
 
 
 def test_without_workers_a_failure_of_the_data_is_what_it_was(tmp_path):
