@@ -18,11 +18,12 @@ import numpy as np
 import pydicom
 from jaxtyping import Bool, Shaped
 from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from shared.errors import InputError
+from shared.errors import InputError, SetupError, SkiagramError
 from shared.io.checks import format_shape
 from shared.io.radiograph import AGAIN, check_size, chroma_of, to_grey
 from shared.io.windowing import Grey, WindowShape, apply_table, apply_window, spread
@@ -30,8 +31,11 @@ from shared.types import PictureSource, Radiograph, SpacingOrigin
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values, such as a name
 
-SLICES = {"CT": "CT", "MR": "MR", "PT": "PET", "NM": "nuclear medicine", "US": "ultrasound"}
-DEFLATED = b"1.2.840.10008.1.2.1.99\0"
+NO_RADIOGRAPHS = {
+    "CT": "a CT slice", "MR": "an MR slice", "PT": "a PET slice", "NM": "a nuclear medicine picture",
+    "US": "an ultrasound picture", "SEG": "a segmentation", "RTDOSE": "a dose grid",
+}  # fmt: skip
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 HEAD_BYTES = 4096
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -48,6 +52,7 @@ def read_dicom(raw: bytes, where: str, max_pixels: int) -> Radiograph:
 
     Raises:
         InputError: it is no single radiograph of at most ``max_pixels``, or is damaged.
+        SetupError: the decoder of its pixels is not installed.
     """
     if DEFLATED in raw[:HEAD_BYTES]:  # inflated whole by pydicom, however large
         raise InputError(where, "is a deflated DICOM file, which is not read", "store it uncompressed or as JPEG 2000")
@@ -55,6 +60,8 @@ def read_dicom(raw: bytes, where: str, max_pixels: int) -> Radiograph:
         header = pydicom.dcmread(BytesIO(raw), force=True)
         _check_kind(where, header, max_pixels)
         spacing_mm, origin, notes = _spacing(header)
+        if header.get("PresentationIntentType") == "FOR PROCESSING":
+            notes = (*notes, "it is the detector's raw data (FOR PROCESSING), not the picture to look at")
         _check_coding(where, header)
     with _damage(where, f"its pixels ({header.file_meta.TransferSyntaxUID.name})"):
         pixels = pixel_array(header)
@@ -66,9 +73,7 @@ def read_dicom(raw: bytes, where: str, max_pixels: int) -> Radiograph:
     with _damage(where, "its look-up table or window"):
         padding = _padding(pixels, header)
         values, note = _values_of_interest(_modality(pixels, header), header)
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        values = -values.astype(np.float64)
-    picture = spread(values, padding)
+    picture = spread(values, padding, inverted=header.PhotometricInterpretation == "MONOCHROME1")
     return Radiograph(picture, spacing_mm, PictureSource("dicom", None, origin, 0.0, notes + note))
 
 
@@ -79,7 +84,7 @@ def _damage(where: str, part: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (InputError, MemoryError):
+    except (SkiagramError, MemoryError):
         raise
     except BaseException as error:  # damaged data raises whatever it likes, OSError included
         panic = type(error).__name__ == "PanicException"  # pylibjpeg-rle's, which is no Exception
@@ -90,10 +95,10 @@ def _damage(where: str, part: str) -> Iterator[None]:
 
 
 def _check_kind(where: str, header: pydicom.Dataset, max_pixels: int) -> None:
-    """Refuse what is no single picture, what is a slice, and what is too large."""
+    """Refuse what is no single picture, what another machine made, and what is too large."""
     modality = str(header.get("Modality") or "")
-    if modality in SLICES and "LOCALIZER" not in str(header.get("ImageType")):
-        raise InputError(where, f"is a {SLICES[modality]} picture, no radiograph", "give a CR or DX file")
+    if modality in NO_RADIOGRAPHS and "LOCALIZER" not in str(header.get("ImageType")):
+        raise InputError(where, f"is {NO_RADIOGRAPHS[modality]}, no radiograph", "give a CR or DX file")
     frames = header.get("NumberOfFrames") or 1
     if frames != 1:
         raise InputError(where, f"holds {int(frames)} frames, not one picture", "export the one frame to look at")
@@ -111,8 +116,16 @@ def _check_coding(where: str, header: pydicom.Dataset) -> None:
     """Check that the pixels' coding is known, and that they are no larger than the header says, before decoding."""
     if not hasattr(header, "file_meta") or not header.file_meta.get("TransferSyntaxUID"):
         _guess_uncompressed(where, header)
-    if not header.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = header.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax) if syntax.is_compressed else None
+    except NotImplementedError:
+        raise InputError(where, f"is coded as {syntax.name}, which is not read", "store it uncompressed") from None
+    if decoder is None:
         return
+    if not decoder.is_available:
+        wanted = " or ".join(decoder.missing_dependencies) or "a decoder"
+        raise SetupError(f"{where}: is coded as {syntax.name}, but no decoder is installed; install {wanted}")
     size = _codestream_size(next(generate_frames(header.PixelData, number_of_frames=1)))
     own = (int(header.Columns), int(header.Rows))
     if size not in (None, own):

@@ -55,8 +55,8 @@ def apply_window(values: Grey, center: float, width: float, shape: WindowShape =
     return windowed
 
 
-def spread(values: Grey, background: Bool[np.ndarray, "y x"] | None = None) -> PictureArray:
-    """Spread values linearly to 0..1, ``CLIPPED_PERCENT`` of the pixels clipped at each end.
+def spread(values: Grey, background: Bool[np.ndarray, "y x"] | None = None, *, inverted: bool = False) -> PictureArray:
+    """Spread values linearly to 0..1, or from 1 to 0, ``CLIPPED_PERCENT`` of the pixels clipped at each end.
 
     The ``background`` (padding around the exposed field) does not count and becomes 0. A picture of a single value
     becomes 0 throughout.
@@ -70,6 +70,8 @@ def spread(values: Grey, background: Bool[np.ndarray, "y x"] | None = None) -> P
     work = np.float32 if values.dtype.itemsize <= 2 else np.float64
     picture: PictureArray = ((values - work(low)) * work(1 / (high - low))).astype(np.float32, copy=False)
     np.clip(picture, 0, 1, out=picture)
+    if inverted:
+        np.subtract(1, picture, out=picture)
     if background is not None:
         picture[background] = 0
     return picture

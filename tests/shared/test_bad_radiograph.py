@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from radiograph_factory import PATIENT, dicom, dicom_of, film, lut
 
-from shared.errors import InputError
+from shared.errors import InputError, SetupError
 from shared.io.radiograph import read_radiograph
 from shared.io.radiograph_dicom import _codestream_size
 
@@ -64,6 +66,14 @@ def no_syntax(raw: bytes) -> bytes:
     return raw[raw.index(b"\x08\x00\x16\x00") :]
 
 
+def deflated(raw: bytes) -> bytes:
+    dataset = dcmread(BytesIO(raw))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
+
+
 def short_lut() -> Dataset:
     item = lut(0, np.arange(4096))
     item.LUTData = item.LUTData[:100]
@@ -99,9 +109,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "dicom head alone": (dicom(FILM)[:400], "holds no picture, or is cut off before it; give a CR or DX file"),
     "dicom with text behind its preamble": (bytes(128) + b"DICM" + b"text" * 99, "DICOM|holds no picture"),
     "no transfer syntax": (no_syntax(J2K), "does not say how its pixels are coded .no transfer syntax.; export"),
-    "deflated": (dicom(FILM).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0", 1), "is a deflated"),
+    "deflated": (deflated(dicom(FILM)), "is a deflated DICOM file, which is not read; store it uncompressed"),
     "frames": (with_tags(NumberOfFrames=3), "holds 3 frames, not one picture; export the one frame"),
-    "ct": (with_tags(Modality="CT"), "is a CT picture, no radiograph; give a CR or DX file"),
+    "ct": (with_tags(Modality="CT"), "is a CT slice, no radiograph; give a CR or DX file"),
     "no photometric": (with_tags(PhotometricInterpretation=None), "does not say how its values are shown"),
     "no rows": (with_tags(Rows=None), "its DICOM header cannot be read"),
     "no pixels": (with_tags(PixelData=None), "holds no picture"),
@@ -227,6 +237,20 @@ def test_damage_anywhere_is_read_or_refused_in_a_line(kind: str, data: st.DataOb
         assert np.isfinite(found.array).all()
     assert "\n" not in message
     assert "Doe" not in message
+
+
+def test_a_coding_that_is_not_read_is_named() -> None:
+    raw = dicom(FILM, syntax=JPEG2000Lossless).replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.94", 1)
+    assert "is coded as JPIP Referenced, which is not read; store it uncompressed" in refused(raw, name="upload")
+
+
+def test_a_decoder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = get_decoder(JPEGLSLossless)
+    monkeypatch.setattr(type(decoder), "is_available", False)
+    monkeypatch.setattr(type(decoder), "missing_dependencies", ["pyjpegls"])
+    message = "upload: is coded as JPEG-LS Lossless Image Compression, but no decoder is installed; install pyjpegls"
+    with pytest.raises(SetupError, match=message):
+        read_radiograph(dicom(FILM, syntax=JPEGLSLossless), name="upload")
 
 
 def test_damaged_rle_is_refused_though_its_decoder_panics() -> None:

@@ -287,3 +287,20 @@ def test_a_spread_picture_is_in_order_and_in_range(values: np.ndarray) -> None:
     assert found.max() == (1 if np.ptp(values) > 0 else 0)
     order = np.argsort(values, axis=None)
     assert (np.diff(found.ravel()[order]) >= 0).all()
+
+
+def test_windows_at_their_limits() -> None:
+    values = np.array([[0, 9, 10, 11, 60000]])
+    assert apply_window(values, 10, 1).tolist() == [[0, 0, 1, 1, 1]]
+    assert apply_window(values, 10, 0.5, "LINEAR_EXACT").tolist() == [[0, 0, 0.5, 1, 1]]
+    assert apply_window(values, 10, 0.01, "SIGMOID").tolist() == [[0, 0, 0.5, 1, 1]]
+    for width, shape in ((0.5, "LINEAR"), (0, "LINEAR_EXACT"), (np.nan, "SIGMOID"), (9, "CUBIC")):
+        with pytest.raises(ValueError, match="window"):
+            apply_window(values, 10, width, shape)
+
+
+def test_raw_detector_data_is_noted() -> None:
+    def edit(dataset: Dataset) -> None:
+        dataset.PresentationIntentType = "FOR PROCESSING"
+
+    assert any("raw data (FOR PROCESSING)" in note for note in read_radiograph(dicom(FILM, edit=edit)).source.notes)
