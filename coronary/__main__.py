@@ -155,10 +155,14 @@ def measure(mask: Positional[Path], /, out: Path | None = None, voice: Quiet = V
 def train_verb(argv: list[str]) -> Callable[..., Answer]:
     """Build the verb ``train``: its flags are the config's fields, their defaults those of the preset in ``argv``."""
     from coronary.config import PRESETS, Config
-    from shared.config import apply_preset
+    from shared.config import apply_preset, load_config
 
     flags = dict(itertools.pairwise(argv)) | dict(a.split("=", 1) for a in argv if "=" in a)
     chosen = apply_preset(Config(), PRESETS.get(flags.get("--preset", ""), {}))
+    old = Path(flags.get("--resume", "."))
+    ablation = (old / "ablation.json").exists()
+    if "--resume" in flags and (old / "ablation.json" if ablation else old / "config.json").exists():
+        chosen = load_config(Config, old / ("baseline/config.json" if ablation else "config.json"))
 
     def train(
         preset: PresetName | None = None,
@@ -182,26 +186,21 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
             split_file: which cases are for what: ImageCAS's workbook or a JSON file; else a seeded split.
             fold: which of the file's splits.
             out: run folder; runs/coronary/PRESET if left out.
-            resume: a run folder to go on with; its own config is used.
+            resume: a run folder to go on with; its own config is where the flags below start from.
             cache: folder for preprocessed cases, which runs may share; in the run folder if left out.
             finish: at the end, export to RUN/model.onnx and score it on the held-out cases.
             config: the run's settings.
             voice: how to speak.
         """
-        from shared.config import load_config
-
         if preset is None and resume is None:
             raise SetupError(f"no preset was named; give --preset {' | '.join(PRESETS)}, or --resume RUN")
+        if resume is not None and not ablation and not (resume / "config.json").exists():
+            raise SetupError(f"{resume}: no run there (it has no config.json); give the folder of a run")
         folder = resume or out or Path("runs/coronary") / str(preset)
-        if resume is not None:
-            ablation = (resume / "ablation.json").exists()
-            config = load_config(Config, resume / ("baseline/config.json" if ablation else "config.json"))
-        else:
-            ablation = preset == "reference-ablation"
-            if any((folder / name).exists() for name in ("last.ckpt", "ablation.json")):
-                raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
+        if resume is None and any((folder / name).exists() for name in ("last.ckpt", "ablation.json")):
+            raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
         source = {"data": data, "labels": labels, "split": split_file, "fold": fold, "cache": cache}
-        return _train(config, folder, source, ablation, finish, voice)
+        return _train(config, folder, source, ablation or preset == "reference-ablation", finish, voice)
 
     return train
 

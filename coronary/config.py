@@ -167,7 +167,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "features": (8, 16, 16, 32, 32, 8),
             "preprocessing": {"spacing_mm": (1.0, 1.0, 1.0)},
             "sampling": {"patch": (48, 48, 48)},
-            "training": {"epochs": 2, "steps_per_epoch": 30, "warmup_steps": 3, "ema": 0.9},
+            "training": {"epochs": 2, "steps_per_epoch": 120, "warmup_steps": 10, "ema": 0.95},
             "phantoms": 4,
         },
     ),

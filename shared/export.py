@@ -23,6 +23,7 @@ from torch import nn
 
 from shared.errors import SkiagramError
 from shared.io.atomic import whole
+from shared.onnx_graph import split_concatenations
 from shared.runtime import METADATA_KEY, EngineName, Session
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ def quantise(
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
-    Convolutions that read a concatenation or a pooling stay float32: one scale for channels of such different range
-    costs more than it saves.
+    Convolutions of a concatenation are split first (see ``shared.onnx_graph``), so that each part has its own scale.
 
     Args:
         source: the float32 file that ``export_onnx`` wrote.
@@ -115,7 +115,7 @@ def quantise(
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    proto = onnx.load(source)
+    proto = split_concatenations(onnx.load(source))
     metadata = json.loads({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
     name = proto.graph.input[0].name
     samples = [{name: sample} for sample in calibration]
@@ -126,7 +126,6 @@ def quantise(
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=convolutions_after(proto, ("Concat", "MaxPool")), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # The lumen is a thousandth of a window: a range that is a mean over windows clips just that.
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
@@ -143,12 +142,6 @@ def quantise(
             )
         _save(quantised, aside, metadata | {"precision": "int8", "int8_gate": scores})
     return scores
-
-
-def convolutions_after(proto: onnx.ModelProto, kinds: Sequence[str]) -> list[str]:
-    """Names of the convolutions whose input is the output of one of the operators ``kinds``."""
-    made_by = {output: node.op_type for node in proto.graph.node for output in node.output}
-    return [node.name for node in proto.graph.node if node.op_type == "Conv" and made_by.get(node.input[0]) in kinds]
 
 
 def _save(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:

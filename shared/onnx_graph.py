@@ -1,0 +1,81 @@
+"""Rewriting an ONNX graph without changing what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+def split_concatenations(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn each convolution of concatenated channels into the sum of one convolution for each part.
+
+    A skip connection and what comes up from below differ in range: apart, each gets an INT8 scale of its own, and no
+    copy of both is made. Returns a new model that computes the same.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(proto)
+    channels = _channels(proto)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    made_by = {output: node for node in proto.graph.node for output in node.output}
+    del out.graph.node[:]
+    for node in proto.graph.node:
+        concat = made_by.get(node.input[0]) if node.op_type == "Conv" else None
+        if concat is None or concat.op_type != "Concat" or node.input[1] not in weights:
+            out.graph.node.append(node)
+            continue
+        weight, widths = weights[node.input[1]], [channels.get(part, 0) for part in concat.input]
+        if min(widths) == 0 or sum(widths) != weight.shape[1]:  # grouped, or concatenated along another axis
+            out.graph.node.append(node)
+            continue
+        pieces = np.split(weight, np.cumsum(widths)[:-1], axis=1)
+        out.graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(piece), f"{node.input[1]}.{part}")
+            for part, piece in enumerate(pieces)
+        )
+        out.graph.node.extend(_sum_of_convolutions(node, concat.input))
+    _drop_unused(out)
+    return out
+
+
+def _sum_of_convolutions(node: onnx.NodeProto, parts: Sequence[str]) -> list[onnx.NodeProto]:
+    """Convolve each part with its piece of the weights, the bias with the first, and add them up."""
+    nodes: list[onnx.NodeProto] = []
+    total = ""
+    for number, part in enumerate(parts):
+        convolution = onnx.NodeProto()
+        convolution.CopyFrom(node)
+        convolution.name, convolution.output[0] = f"{node.name}.{number}", f"{node.output[0]}.{number}"
+        convolution.input[:] = [part, f"{node.input[1]}.{number}", *(node.input[2:] if number == 0 else [])]
+        nodes.append(convolution)
+        if number == 0:
+            total = convolution.output[0]
+            continue
+        name = f"{node.name}.sum{number}"
+        added = node.output[0] if number == len(parts) - 1 else name
+        nodes.append(helper.make_node("Add", [total, convolution.output[0]], [added], name))
+        total = added
+    return nodes
+
+
+def _channels(proto: onnx.ModelProto) -> dict[str, int]:
+    """Number of channels (axis 1) of each value, 0 where it is not known."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in [*graph.input, *graph.value_info]}
+    return {name: shape[1].dim_value for name, shape in shapes.items() if len(shape) > 1}
+
+
+def _drop_unused(proto: onnx.ModelProto) -> None:
+    """Remove nodes and weights that nothing reads any more."""
+    wanted = {output.name for output in proto.graph.output}
+    nodes = []
+    for node in reversed(proto.graph.node):
+        if wanted & set(node.output):
+            nodes.append(node)
+            wanted |= set(node.input)
+    weights = [tensor for tensor in proto.graph.initializer if tensor.name in wanted]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(reversed(nodes))
+    proto.graph.initializer.extend(weights)
