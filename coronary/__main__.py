@@ -372,6 +372,28 @@ def phantom(
     return Answer({"out": out, "cases": cases})
 
 
+def view(
+    address: str = "localhost",
+    port: int = 8501,
+    open_browser: Flag = False,
+    device: Device = "auto",
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Serve the viewer, a page on which scans are looked at, segmented and measured, until Ctrl-C.
+
+    Args:
+        address: to listen on; localhost is for this machine alone.
+        port: to listen on.
+        open_browser: open the page too.
+        device: where the network runs.
+        voice: how to speak.
+    """
+    from coronary.viewer.serve import serve
+
+    serve(address, port, device, open_browser=open_browser)
+    return Answer({"address": address, "port": port})
+
+
 def info(probe: Flag = False, voice: Quiet = Voice()) -> Answer:
     """Tell version, labels, models and engines.
 
@@ -409,6 +431,7 @@ VERBS: dict[str, Callable[..., Answer]] = {
     "evaluate": evaluate,
     "export": export,
     "phantom": phantom,
+    "view": view,
     "info": info,
 }
 

@@ -56,7 +56,10 @@ TASKS: Mapping[str, Task] = {
         labels={0: "background", 1: "LCA", 2: "RCA", 3: "unassigned artery"},
         models={"fp32": "coronary.onnx", "int8": "coronary-int8.onnx"},
         extra="coronary",
-        own_verbs={"measure": "lengths, diameters and narrowings of a mask"},
+        own_verbs={
+            "measure": "lengths, diameters and narrowings of a mask",
+            "view": "the viewer: look at scans in the browser, segment and measure them",
+        },
     ),
 }
 

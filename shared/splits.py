@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from shared.errors import SetupError
-from shared.io.writers import write_json
+from shared.io.tables import write_json
 from shared.types import PictureArray
 
 PARTS = ("training", "validation", "test")
@@ -69,7 +69,7 @@ def near_duplicates(
 ) -> list[tuple[int, int]]:
     """Return pairs that look the same in some orientation: few bits apart, and their thumbnails agree.
 
-    Every pair is compared; ten thousand pictures take some seconds.
+    Every pair is compared; ten thousand pictures take about a second.
     """
     if not fingerprints:
         return []

@@ -19,15 +19,3 @@ app = st.App(
     routes=[*asset_routes(), *case_routes()],
     middleware=[Middleware(VisitorCookie)],
 )
-
-
-def run(address: str, port: int, *, open_browser: bool) -> None:
-    """Serve until stopped."""
-    app.run(
-        config={
-            "server.address": address,
-            "server.port": port,
-            "server.headless": not open_browser,
-            "server.maxUploadSize": max(settings().max_upload_mb, settings().max_model_mb),
-        }
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.boxes import box_areas
 from shared.errors import SetupError
-from shared.io.writers import write_csv, write_json
+from shared.io.tables import write_csv, write_json
 from shared.report import product_version
 from shared.types import Detections, Polygon
 

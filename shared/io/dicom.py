@@ -24,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from shared.errors import InputError
 from shared.io.archive import Files
 from shared.io.checks import MAX_SHEAR_DEG, Canvas, as_float32, check_grid, format_mm, format_shape, lps_to_ras
+from shared.io.dicom_file import PREAMBLE_BYTES, looks_dicom
 from shared.types import Affine, Source, Volume
 
 # A slice may lie this far from where an even spacing puts it: positions are often rounded to 0.1 mm.
@@ -31,21 +32,11 @@ POSITION_TOLERANCE_MM = 0.1
 COSINE_TOLERANCE = 1e-3
 AXIAL_COSINE = 0.8  # a series whose normal is within 37 degrees of head-feet counts as axial
 SAME_PLACE_MM = 0.01
-PREAMBLE_BYTES = 132
 USED = (
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ImageType", "NumberOfFrames", "SamplesPerPixel"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
 )
 AGAIN = "export the whole series once more"
-
-
-def is_dicom(path: Path) -> bool:
-    """Say whether a file begins as DICOM files do."""
-    try:
-        with path.open("rb") as file:
-            return looks_dicom(file.read(PREAMBLE_BYTES))
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +99,6 @@ def read_headers(source: Source) -> list[pydicom.Dataset]:
     with Files(source.path) as files:
         names = [file.relative_to(source.path).as_posix() for file in source.dicom_files]
         return [_parse(source.path, files, name) for name in names]
-
-
-def looks_dicom(head: bytes) -> bool:
-    """Say whether these are the first bytes of a DICOM file, with its preamble or (older files) without."""
-    return head[128:132] == b"DICM" or (head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00")
 
 
 @contextmanager

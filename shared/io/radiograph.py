@@ -17,8 +17,7 @@ from jaxtyping import Float, Shaped
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import InputError
-from shared.io.checks import format_shape
-from shared.io.dicom import PREAMBLE_BYTES, is_dicom, looks_dicom
+from shared.io.dicom_file import PREAMBLE_BYTES, is_dicom, looks_dicom
 from shared.io.windowing import Grey, spread
 from shared.types import PictureFormat, PictureSource, Radiograph
 
@@ -80,7 +79,8 @@ def from_array(array: Shaped[np.ndarray, "y x ..."], *, spacing_mm: tuple[float,
         InputError: another shape, not numbers, not finite, or too small.
     """
     if array.dtype.kind not in "buif" or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        what = f"its shape {format_shape(array.shape)} of {array.dtype} is not that of a picture"
+        shape = " x ".join(map(str, array.shape))
+        what = f"its shape {shape} of {array.dtype} is not that of a picture"
         raise InputError("the array", what, "give numbers y x, or y x 3 for RGB in 0..255")
     check_size("the array", array.shape[1], array.shape[0], MAX_PIXELS)
     grey, chroma = (array, 0.0) if array.ndim == 2 else (to_grey(array), chroma_of(array / 255))
@@ -101,7 +101,7 @@ def check_size(where: str, width_px: int, height_px: int, max_pixels: int) -> No
     Raises:
         InputError: it is.
     """
-    size = f"{format_shape((width_px, height_px))} px"
+    size = f"{width_px} x {height_px} px"
     if min(width_px, height_px) < MIN_SIDE_PX:
         raise InputError(where, f"{size} are too few to see anything on", "give the original picture")
     if width_px * height_px > max_pixels:

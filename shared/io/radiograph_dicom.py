@@ -24,7 +24,6 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import InputError, SetupError, SkiagramError
-from shared.io.checks import format_shape
 from shared.io.radiograph import AGAIN, check_size, chroma_of, to_grey
 from shared.io.windowing import Grey, WindowShape, apply_table, apply_window, spread
 from shared.types import PictureSource, Radiograph, SpacingOrigin
@@ -129,7 +128,8 @@ def _check_coding(where: str, header: pydicom.Dataset) -> None:
     size = _codestream_size(next(generate_frames(header.PixelData, number_of_frames=1)))
     own = (int(header.Columns), int(header.Rows))
     if size not in (None, own):
-        what = f"its pixels are {format_shape(size or ())} px, its header says {format_shape(own)} px"
+        coded, said = (" x ".join(map(str, pair or ())) for pair in (size, own))
+        what = f"its pixels are {coded} px, its header says {said} px"
         raise InputError(where, what, AGAIN)
 
 

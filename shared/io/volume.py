@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from shared.errors import InputError
 from shared.io import dicom
 from shared.io.checks import Canvas, check_grid, format_shape, lps_to_ras
+from shared.io.dicom_file import is_dicom
 from shared.io.nifti import read_nifti
 from shared.types import Affine, Format, Grid, Source, Volume
 
@@ -41,7 +42,7 @@ def read_volume(path: Path | str, *, series: str | None = None) -> Volume:
             return read_nifti(path)
         if suffix in ITK_FORMATS:
             return _read_itk(path)
-        if suffix == ".dcm" or dicom.is_dicom(path):
+        if suffix == ".dcm" or is_dicom(path):
             raise InputError(path, "is one DICOM file, a single slice", "give the folder that holds the whole series")
         raise InputError(path, "is of a kind that is not read", TAKEN)
     except MemoryError as error:
@@ -91,7 +92,7 @@ def is_volume(path: Path | str) -> bool:
         return False
     if path.is_dir():
         try:
-            return any(entry.is_file() and dicom.is_dicom(entry) for entry in path.iterdir())
+            return any(entry.is_file() and is_dicom(entry) for entry in path.iterdir())
         except OSError:
             return True
     return path.is_file() and _suffix(path) in SUFFIXES

@@ -1,11 +1,9 @@
-"""Results out: masks on the input's grid, DICOM SEG, STL, JSON, CSV. Each appears whole or not at all."""
+"""Results out: masks on the input's grid, DICOM SEG, STL; JSON and CSV come from shared.io.tables. Each whole or not at all."""
 
 from __future__ import annotations
 
-import csv
-import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,8 @@ from shared.io.atomic import whole
 from shared.io.checks import lps_to_ras
 from shared.io.dicom import read_headers
 from shared.io.nifti import nifti_bytes
+from shared.io.tables import write_csv as write_csv
+from shared.io.tables import write_json as write_json
 from shared.report import product_version
 from shared.types import Grid, Segmentation, Source, Space
 
@@ -172,45 +172,6 @@ def _segment(label: int, name: str, keyword: str, algorithm: str) -> Any:
             name=algorithm, version=product_version(), family=codes.DCM.ArtificialIntelligence
         ),
     )
-
-
-def write_json(data: Any, path: Path | str) -> None:
-    """Write plain data as indented JSON; numpy scalars and arrays become numbers and lists, NaN becomes null.
-
-    Raises:
-        SetupError: the file cannot be written.
-    """
-    with whole(path) as aside:
-        aside.write_text(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Give what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def write_csv(rows: Iterable[Mapping[str, Any]], path: Path | str) -> None:
-    """Write rows as a table; its columns are the rows' keys in the order they first appear.
-
-    Raises:
-        SetupError: the file cannot be written.
-    """
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
 
 
 def write_stl(mesh: Trimesh, path: Path | str, *, space: Space = "RAS") -> None:
