@@ -1,4 +1,4 @@
-"""Results out: masks on the input's grid, DICOM SEG, STL; JSON and CSV come from shared.io.tables. Each whole or not at all."""
+"""Scans' results out: masks on the input's grid, DICOM SEG, STL. Each appears whole or not at all."""
 
 from __future__ import annotations
 
