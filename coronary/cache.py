@@ -117,7 +117,8 @@ def prepare(
     """
     _sweep(cache)
     work = partial(_case_or_problems, settings=settings, cache=cache)
-    made = spread(work, cases, workers or min(cpu_count(), 16), lambda done: on_case(done, len(cases)))
+    missing = sum(not _is_cached(case, settings, cache) for case in cases)  # processes take seconds to start
+    made = spread(work, cases, min(workers or min(cpu_count(), 16), missing), lambda done: on_case(done, len(cases)))
     problems = [problem for result in made if isinstance(result, list) for problem in result]
     if problems:
         raise DataError(problems)
@@ -147,7 +148,7 @@ def cache_case(case: Case, settings: Preprocessing, cache: Path) -> CachedCase:
         InputError: a file cannot be read.
         SetupError: the folder cannot be written to.
     """
-    cached = CachedCase(case.name, cache / f"{case.name}-{_key(case, settings)}")
+    cached = _in(cache, case, settings)
     if cached.is_whole():
         return cached
     arrays, notes = _prepared(case, settings)
@@ -170,6 +171,16 @@ def cache_case(case: Case, settings: Preprocessing, cache: Path) -> CachedCase:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return cached
+
+
+def _in(cache: Path, case: Case, settings: Preprocessing) -> CachedCase:
+    return CachedCase(case.name, cache / f"{case.name}-{_key(case, settings)}")
+
+
+def _is_cached(case: Case, settings: Preprocessing, cache: Path) -> bool:
+    with suppress(InputError):
+        return _in(cache, case, settings).is_whole()
+    return False
 
 
 def _put(aside: Path, cached: CachedCase) -> None:
