@@ -23,7 +23,6 @@ class Panel {
     on('volume:pick', (picked) => this.picked(picked))
     on('volume:moved', ({ mm }) => this.follow(mm))
     on('volume:window', (range) => { this.window = range; this.drawStraight() })
-    new ResizeObserver(() => this.drawBranch()).observe(host)
   }
 
   async show(data) {
@@ -64,6 +63,9 @@ class Panel {
       return row
     }))
     const stage = this.part('stage')
+    this.sized?.disconnect()
+    this.sized = new ResizeObserver(() => this.drawBranch())
+    this.sized.observe(stage)
     stage.addEventListener('pointermove', (event) => this.hover(event))
     stage.addEventListener('pointerleave', () => this.mark(this.at))
     stage.addEventListener('pointerdown', (event) => { stage.setPointerCapture(event.pointerId); this.hover(event, true) })
@@ -156,10 +158,13 @@ class Panel {
     const svg = this.part('plot')
     svg.setAttribute('viewBox', `0 0 ${box.width} ${box.height}`)
     svg.replaceChildren()
-    for (let mm = 0; mm <= widest; mm++) line(svg, x(mm), 0, x(mm), box.height, mm ? 'grid' : 'axis')
+    for (let mm = 0; mm <= widest; mm++) {
+      line(svg, x(mm), 0, x(mm), box.height, mm ? 'grid' : 'axis')
+      if (mm) text(svg, x(mm), box.height - 4, mm === widest ? `${mm} mm` : mm, 'scale middle')
+    }
     for (let mm = 0; mm <= total; mm += total > 60 ? 20 : 10) {
       line(svg, x(0), y(mm), x(widest), y(mm), 'grid')
-      text(svg, box.width - 2, Math.min(Math.max(y(mm), 9), box.height - 2), mm, 'scale end')
+      if (y(mm) < box.height - 16) text(svg, box.width - 2, Math.max(y(mm), 9), mm ? mm : '0 mm', 'scale end')
     }
     for (const narrowing of branch.narrowings) {
       const top = y(narrowing.position_mm - narrowing.length_mm / 2), bottom = y(narrowing.position_mm + narrowing.length_mm / 2)

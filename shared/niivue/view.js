@@ -288,7 +288,7 @@ class VolumeView {
 
   reset() {
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1]
-    this.nv.scene.volScaleMultiplier = 1
+    this.nv.scene.volScaleMultiplier = 1.5 // what is marked fills the view, not the whole scan
     this.nv.scene.renderAzimuth = 180 // seen from the front
     this.nv.scene.renderElevation = 10
     this.layOut(null)
