@@ -28,6 +28,7 @@ SUFFIXES: dict[str, PictureFormat] = {
     ".dcm": "dicom", ".dicom": "dicom",
 }  # fmt: skip
 NOT_PICTURES = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive"}
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TAKEN = "give a PNG, JPEG, TIFF or DICOM file"
 AGAIN = "export or copy it again"
 
@@ -145,6 +146,8 @@ def _read_picture(raw: bytes, where: str, max_pixels: int) -> Radiograph:
         try:
             image = Image.open(BytesIO(raw), formats=("PNG", "JPEG", "TIFF", "BMP"))
         except UnidentifiedImageError:
+            if raw.startswith(TIFF_HEADS):
+                raise _odd_tiff(where) from None
             known = next((what for head, what in NOT_PICTURES.items() if raw.startswith(head)), None)
             problem = f"is {known}, which is not read" if known else "is no picture, or its beginning is damaged"
             raise InputError(where, problem, TAKEN) from None
@@ -157,6 +160,8 @@ def _read_picture(raw: bytes, where: str, max_pixels: int) -> Radiograph:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 several = "is animated" if image.format == "PNG" else "holds several pages"
                 raise InputError(where, several, "save the one picture to look at as a file of its own")
+            if image.format == "TIFF" and _is_misread(image):
+                raise _odd_tiff(where)
             try:
                 grey, chroma = _decode(image)
             except (InputError, MemoryError):
@@ -169,7 +174,8 @@ def _read_picture(raw: bytes, where: str, max_pixels: int) -> Radiograph:
 def _decode(image: Image.Image) -> tuple[Grey, float]:
     """Give an image's grey values as displayed and its chroma; transparent pixels show the black behind them."""
     image.load()
-    white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and _photometric(image) == 0
+    # Pillow heeds that for 8 bits, not for 16.
+    white_is_zero = image.mode.startswith("I;16") and _tag(image, ExifTags.Base.PhotometricInterpretation) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode == "1":
         image = image.convert("L")
@@ -186,11 +192,22 @@ def _decode(image: Image.Image) -> tuple[Grey, float]:
     return np.asarray(rgb.convert("L")), chroma_of(few / np.float32(255))
 
 
-def _photometric(image: Image.Image) -> int | None:
-    """Give a TIFF's photometric interpretation; 0 is white, which Pillow heeds for 8 bits only."""
-    tags = getattr(image, "tag_v2", {})
-    found: int | None = tags.get(ExifTags.Base.PhotometricInterpretation)
-    return found
+def _is_misread(image: Image.Image) -> bool:
+    """Say whether Pillow 13 would take a TIFF's values for others: signed bytes, or colours in planes of words."""
+    signed = _tag(image, ExifTags.Base.SampleFormat) == 2
+    bits, planes = _tag(image, ExifTags.Base.BitsPerSample), _tag(image, ExifTags.Base.PlanarConfiguration)
+    return (signed and bits == 8) or (planes == 2 and bits != 8 and len(image.getbands()) > 1)
+
+
+def _tag(image: Image.Image, tag: ExifTags.Base) -> int | None:
+    """Give a TIFF's tag, the first of its values where it has one for each colour; None in other formats."""
+    found = getattr(image, "tag_v2", {}).get(tag)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _odd_tiff(where: str) -> InputError:
+    problem = "is a TIFF that is damaged, or of a kind that is not read"
+    return InputError(where, problem, "save it as a PNG of 8 or 16 bits")
 
 
 def _shown(where: str, grey: Grey, source: PictureSource, spacing_mm: tuple[float, float] | None = None) -> Radiograph:

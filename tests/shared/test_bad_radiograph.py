@@ -102,7 +102,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "pages": (frames("TIFF"), "holds several pages; save the one picture"),
     "truncated png": (SHOWN[: len(SHOWN) // 2], "is damaged or truncated"),
     "truncated jpeg": (coded(GREY, "JPEG")[:-200], "is damaged or truncated"),
-    "truncated tiff": (coded(GREY, "TIFF")[:-200], "is damaged or truncated|is no picture"),
+    "truncated tiff": (coded(GREY, "TIFF")[:-200], "is damaged or truncated|is a TIFF that is damaged"),
     "not finite": (coded(np.where(FILM > 0.5, np.nan, FILM).astype(np.float32), "TIFF"), "pixels are NaN or infinite"),
     "truncated dicom": (dicom(FILM)[:-200], "its pixels .Explicit VR Little Endian. cannot be read: damaged or trunc"),
     "truncated jpeg 2000": (J2K[:-800], "holds no picture, or is cut off before it"),

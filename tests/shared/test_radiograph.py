@@ -120,6 +120,34 @@ def test_a_tiff_of_signed_or_float_values(dtype: type) -> None:
     assert close(file.getvalue(), from_array(FILM).array, atol=0.005)
 
 
+@pytest.mark.parametrize(
+    ("array", "options"),
+    [
+        (FILM, {}),
+        (GREY.astype(np.int8), {}),
+        (np.stack([GREY.astype(np.uint16)] * 3), {"photometric": "rgb", "planarconfig": "separate"}),
+        (GREY.astype(">u2"), {"photometric": "miniswhite", "byteorder": ">"}),
+    ],
+    ids=["float64", "signed bytes", "planes of words", "white zero, big endian"],
+)
+def test_a_tiff_that_would_be_misread_is_refused(array: np.ndarray, options: dict[str, str]) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = BytesIO()
+    tifffile.imwrite(file, array, **options)
+    with pytest.raises(InputError, match="is a TIFF that is damaged, or of a kind that is not read; save it as a PNG"):
+        read_radiograph(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "options", [{"byteorder": ">"}, {"bigtiff": True}, {"tile": (16, 16)}, {"compression": "zlib"}]
+)
+def test_tiffs_of_16_bits_however_laid_out(options: dict[str, object]) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = BytesIO()
+    tifffile.imwrite(file, np.round(FILM * 65535).astype(np.uint16), **options)
+    assert close(file.getvalue(), from_array(FILM).array, atol=1e-4)
+
+
 def test_a_name_that_says_another_format_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "film.jpg"
     path.write_bytes(coded(GREY))
