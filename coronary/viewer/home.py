@@ -7,6 +7,7 @@ import streamlit as st
 from coronary.viewer.sample import sample_scan
 from coronary.viewer.scans import open_path
 from coronary.viewer.visit import Visit
+from shared.niivue.component import preload
 
 HOME = """
 <div class="home">
@@ -38,5 +39,6 @@ def show_home(visit: Visit) -> None:
     with middle:
         if st.button("Open the sample scan", type="primary", width="stretch", key="sample"):
             with st.spinner("Making the sample, a phantom: a few seconds"):
-                visit.open(lambda: open_path(visit.visitor, str(sample_scan()), visit.limits))
+                visit.open(lambda: open_path(visit.visitor, str(sample_scan()), visit.limits, name="sample.nii.gz"))
     st.html(NOTES)
+    preload()

@@ -8,8 +8,8 @@ from pathlib import Path
 from coronary.phantom import PhantomConfig, make_phantom, write_phantom
 from coronary.viewer.store import Case, store
 
-SCAN = PhantomConfig(shape=(224, 224, 160), spacing_mm=(0.55, 0.55, 0.65))
-SEED = 7_000_001  # training never saw it
+SCAN = PhantomConfig(shape=(272, 272, 208), spacing_mm=(0.45, 0.45, 0.5), stenoses=5)
+SEED = 7_000_002  # training never saw it
 _making = threading.Lock()
 
 

@@ -48,7 +48,7 @@ def open_upload(visitor: Visitor, file: IO[bytes], name: str, limits: ViewerSett
     return _open(visitor, folder, scan, name, digest, limits)
 
 
-def open_path(visitor: Visitor, typed: str, limits: ViewerSettings) -> Case:
+def open_path(visitor: Visitor, typed: str, limits: ViewerSettings, *, name: str | None = None) -> Case:
     """Open a scan by its path on the server, a DICOM folder too; it is not copied.
 
     Raises:
@@ -66,7 +66,7 @@ def open_path(visitor: Visitor, typed: str, limits: ViewerSettings) -> Case:
         folder.touch()
         return case
     folder.mkdir(mode=0o700, exist_ok=True)
-    return _open(visitor, folder, path.resolve(), path.name, "", limits)
+    return _open(visitor, folder, path.resolve(), name or path.name, "", limits)
 
 
 def _open(visitor: Visitor, folder: Path, scan: Path, name: str, sha256: str, limits: ViewerSettings) -> Case:

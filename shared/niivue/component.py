@@ -123,6 +123,19 @@ def volume_view(shown: dict[str, Any], *, key: str, prefix: str = "/skiagram") -
     _component(assets)(key=key, data=shown | {"assets": assets})
 
 
+def preload(*, prefix: str = "/skiagram") -> None:
+    """Have the browser fetch and compile niivue while nothing is shown yet, so that the first scan need not wait."""
+    _preloader(f"{prefix}/assets/{asset_hash()}")(key="preload")
+
+
+@cache
+def _preloader(assets: str) -> Any:
+    names = ", ".join(
+        f"import(new URL({assets + '/' + name!r}, document.baseURI))" for name in ("niivue.js", "view.js")
+    )
+    return st.components.v2.component("skiagram_preload", js=f"export default () => {{ {names} }}")
+
+
 @cache
 def _component(assets: str) -> Any:
     return st.components.v2.component(

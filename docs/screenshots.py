@@ -1,0 +1,65 @@
+"""Make docs/images/viewer-*.png: ``python docs/screenshots.py``. Needs Chromium; takes a minute or two."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+sys.path.insert(0, str(ROOT / "tests" / "browser"))
+
+SIZES = {"1280": (1280, 800), "1920": (1920, 1080)}
+
+
+def main() -> None:
+    """Walk through the viewer at two sizes and take a picture at each stop."""
+    from playwright.sync_api import sync_playwright
+    from viewer_server import CHROMIUM, FLAGS, viewer
+
+    if CHROMIUM is None:
+        sys.exit("no Chromium here: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as folder, viewer(Path(folder)) as (address, _), sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for name, (width, height) in SIZES.items():
+            page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+            page.set_default_timeout(180_000)
+            page.goto(address)
+            _walk(page, name)
+        browser.close()
+
+
+def _walk(page: Any, name: str) -> None:
+    page.get_by_role("button", name="Open the sample scan").wait_for()
+    page.wait_for_timeout(1500)
+    _take(page, f"viewer-home-{name}")
+    page.get_by_role("button", name="Open the sample scan").click()
+    page.locator('.volume-view[data-state="ready"]').wait_for()
+    page.get_by_role("button", name="Find the arteries").click()
+    page.locator('.volume-view[data-labels^="/"]').wait_for()
+    narrowed = page.locator(".panel tbody tr", has_text="%").first
+    narrowed.click()
+    page.wait_for_timeout(2500)
+    _take(page, f"viewer-{name}")
+    page.get_by_text("Compare with a label file").click()
+    page.get_by_role("button", name="Compare with the phantom's truth").click()
+    page.locator(".chip", has_text="Missed").wait_for()
+    page.wait_for_timeout(2000)
+    _take(page, f"viewer-compare-{name}")
+
+
+def _take(page: Any, name: str) -> None:
+    """Save what is shown, in 256 colours: the greys of a scan need no more."""
+    from PIL import Image
+
+    path = IMAGES / f"{name}.png"
+    page.mouse.move(0, 0)
+    page.screenshot(path=path)
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"wrote {path.relative_to(ROOT)}, {path.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
