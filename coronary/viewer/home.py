@@ -35,10 +35,8 @@ Nothing is sent anywhere else.</p>
 def show_home(visit: Visit) -> None:
     """Draw the home page."""
     st.html(HOME)
-    _, middle, _ = st.columns([1, 1.2, 3])
-    with middle:
-        if st.button("Open the sample scan", type="primary", width="stretch", key="sample"):
-            with st.spinner("Making the sample, a phantom: a few seconds"):
-                visit.open(lambda: open_path(visit.visitor, str(sample_scan()), visit.limits, name="sample.nii.gz"))
+    if st.button("Open the sample scan", type="primary", key="sample"):
+        with st.spinner("Making the sample, a phantom: a few seconds"):
+            visit.open(lambda: open_path(visit.visitor, str(sample_scan()), visit.limits, name="sample.nii.gz"))
     st.html(NOTES)
     preload()

@@ -26,8 +26,10 @@ class Panel {
   }
 
   async show(data) {
-    if (this.url === data.url) return
-    this.url = data.url
+    this.host.style.setProperty('--less', `${data.less_px}px`)
+    const shown = `${data.url}/${data.result}`
+    if (this.shown === shown) return
+    this.shown = shown
     this.data = data
     const answer = await fetch(`${data.url}/${data.result}/tree.json`, { cache: 'no-store' })
     this.tree = await answer.json()
@@ -176,7 +178,7 @@ class Panel {
     for (const narrowing of branch.narrowings) {
       const at = y(narrowing.position_mm)
       line(svg, x(narrowing.diameter_mm), at, x(narrowing.reference_diameter_mm), at, 'loss')
-      text(svg, x(narrowing.reference_diameter_mm) + 4, at + 4, `${narrowing.percent.toFixed(0)} %`, 'percent')
+      text(svg, x(narrowing.reference_diameter_mm) + 4, at - 6, `${narrowing.percent.toFixed(0)} %`, 'percent')
     }
     this.cursor = line(svg, 0, 0, box.width, 0, 'cursor')
     svg.style.setProperty('--colour', `rgb(${this.colour(branch)})`)

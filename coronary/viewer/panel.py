@@ -15,14 +15,17 @@ SIDES = {1: "LCA", 2: "RCA", 3: "unknown"}
 WIDTH_MM = 16.0  # that a straightened view shows across, twice straighten's half width
 
 
-def branch_panel(case_url: str, result: str, present: tuple[int, ...], *, key: str) -> None:
-    """Show the tree of a result; ``present`` are the labels of the arteries that are there."""
+def branch_panel(case_url: str, result: str, present: tuple[int, ...], *, less_px: int, key: str) -> None:
+    """Show the tree of a result.
+
+    ``present`` are the labels of the arteries that are there; ``less_px`` is kept free of the page's height.
+    """
     arteries = [
         {"side": SIDES[artery.value], "name": artery.name, "colour": artery.colour}
         for artery in ARTERIES
         if artery.value in present
     ]
-    data = {"url": case_url, "result": result, "arteries": arteries, "width_mm": WIDTH_MM}
+    data = {"url": case_url, "result": result, "arteries": arteries, "width_mm": WIDTH_MM, "less_px": less_px}
     _component()(key=key, data=data)
 
 

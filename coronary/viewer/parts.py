@@ -16,6 +16,7 @@ from coronary.viewer.store import Case
 from coronary.viewer.visit import Visit
 from shared.niivue.component import scene, volume_view
 
+SCORES_PX = 92  # height of the scores above the panel
 NO_PANEL = '.st-key-room [data-testid="stColumn"]:last-child { display: none; }'
 
 
@@ -34,18 +35,22 @@ def show_scan(visit: Visit) -> None:
         elif folder is not None:
             if agreement is not None and _scores(agreement) == "Agreement":
                 told = agreement
-            branch_panel(visit.case_url, folder.name, labels.present, key="branches")
+            less_px = 0 if agreement is None else SCORES_PX
+            branch_panel(visit.case_url, folder.name, labels.present, less_px=less_px, key="branches")
     with wide:
-        _view(visit, visit.case, folder, told)
+        _view(visit, visit.case, folder, result, told)
 
 
-def _view(visit: Visit, case: Case, folder: Path | None, told: dict[str, Any] | None) -> None:
+def _view(
+    visit: Visit, case: Case, folder: Path | None, result: dict[str, Any] | None, told: dict[str, Any] | None
+) -> None:
+    """Show the scan, and over it what ``told`` tells of: the result itself, or how it agrees with a label."""
     encoded = encoded_of(case)
     note = ""
     if encoded.fine != encoded.dims:
         note = f"shown with {' x '.join(str(n) for n in encoded.fine)} voxels, measured in full"
     shown: dict[str, Any] = {}
-    if folder is not None and told is not None:
+    if folder is not None and result is not None and told is not None:
         part = folder.name if "folder" not in told else f"{folder.name}/{told['folder']}"
         legend = AGREEMENT if "scores" in told else ARTERIES
         shown = {
@@ -55,8 +60,9 @@ def _view(visit: Visit, case: Case, folder: Path | None, told: dict[str, Any] | 
             "surfaces": [
                 (artery, f"{visit.case_url}/{folder.name}/surface-{artery.value}.mz3")
                 for artery in ARTERIES
-                if artery.value in told.get("surfaces", ())
+                if artery.value in result["surfaces"]
             ],
+            "surfaces_follow": told is result,
         }
     volume_view(scene(encoded, visit.case_url, note=note, **shown), key="view")
 

@@ -94,8 +94,13 @@ def scene(
     labels_url: str = "",
     legend: Sequence[Label] = (),
     surfaces: Sequence[tuple[Label, str]] = (),
+    surfaces_follow: bool = True,
 ) -> dict[str, Any]:
-    """Put together what ``volume_view`` shows; addresses are those under which the encoded files are served."""
+    """Put together what ``volume_view`` shows.
+
+    Addresses are those under which the encoded files are served. ``surfaces_follow``: a surface is hidden with the
+    label of its value; False where the surfaces belong to other labels than those shown.
+    """
     shown: dict[str, Any] = {
         "scan": {
             "dims": volume.dims,
@@ -107,7 +112,10 @@ def scene(
         },
         "windows": [asdict(window) for window in windows],
         "labels": None,
-        "surfaces": [{"url": url, "value": label.value, "colour": label.colour} for label, url in surfaces],
+        "surfaces": [
+            {"url": url, "value": label.value if surfaces_follow else 0, "colour": label.colour}
+            for label, url in surfaces
+        ],
     }
     if labels is not None:
         entries = [asdict(label) for label in legend if label.value in labels.present]
@@ -130,10 +138,10 @@ def preload(*, prefix: str = "/skiagram") -> None:
 
 @cache
 def _preloader(assets: str) -> Any:
-    names = ", ".join(
-        f"import(new URL({assets + '/' + name!r}, document.baseURI))" for name in ("niivue.js", "view.js")
-    )
-    return st.components.v2.component("skiagram_preload", js=f"export default () => {{ {names} }}")
+    lines = [f"  import(new URL({assets + '/' + name!r}, document.baseURI))" for name in ("niivue.js", "view.js")]
+    # More than one line, or Streamlit takes it for a file's name.
+    script = "\n".join(["export default () => {", *lines, "}"])
+    return st.components.v2.component("skiagram_preload", js=script)
 
 
 @cache

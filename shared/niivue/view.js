@@ -34,7 +34,7 @@ class VolumeView {
   constructor(host, data) {
     this.host = host
     this.shown = {}
-    this.surfaces = new Map() // label value to niivue mesh
+    this.surfaces = [] // { value, mesh }: a label's value, or 0 of a surface that no chip hides
     this.hidden = new Set() // label values switched off
     this.enlarged = null
     this.signal = new AbortController()
@@ -118,15 +118,16 @@ class VolumeView {
     for (const surface of surfaces ?? []) {
       const buffer = await (await fetched(surface.url)).arrayBuffer()
       if (this.shown.labels?.url !== labels.url) return
-      this.surfaces.set(surface.value, await this.nv.addSurface(buffer, 'surface.mz3', surface.colour))
+      const mesh = await this.nv.addSurface(buffer, 'surface.mz3', surface.colour)
+      this.surfaces.push({ value: surface.value, mesh })
     }
     this.repaint()
     this.host.dataset.labels = labels.url
   }
 
   clearSurfaces() {
-    for (const mesh of this.surfaces.values()) this.nv.removeMesh(mesh)
-    this.surfaces.clear()
+    for (const { mesh } of this.surfaces) this.nv.removeMesh(mesh)
+    this.surfaces = []
   }
 
   async markLine({ points_mm: points, radii_mm: radii } = {}) {
@@ -175,7 +176,7 @@ class VolumeView {
     this.nv.labelOpacity = opacity / 100
     this.nv.outlined = this.part('outline').ariaPressed === 'true'
     this.nv.setPalette(entries.map(({ value, colour }) => [value, colour, this.hidden.has(value) ? 0 : 1]))
-    for (const [value, mesh] of this.surfaces) mesh.visible = !this.hidden.has(value)
+    for (const { value, mesh } of this.surfaces) mesh.visible = !this.hidden.has(value)
     this.nv.drawScene()
   }
 

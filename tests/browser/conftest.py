@@ -43,6 +43,7 @@ def visit(chromium, server):
 
     yield come
     for context in contexts:
+        problems += context.pages[0].get_by_test_id("stException").all_inner_texts()
         context.close()
     assert problems == []
 

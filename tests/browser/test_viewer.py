@@ -86,6 +86,7 @@ def test_from_upload_to_download(visit, phantom, tmp_path):
 
     _opacity_and_slices_stay_in_the_browser(page)
     _a_branch_is_chosen(page, tree)
+    _a_surface_is_clicked(page, tree)
     _a_reload_repeats_nothing(page)
     _comparison(page, phantom)
 
@@ -144,6 +145,24 @@ def _a_branch_is_chosen(page, tree):
     page.mouse.click(box["x"] + x, box["y"] + y)
     page.wait_for_timeout(300)
     assert page.locator('.panel tbody tr[aria-selected="true"]').get_attribute("data-branch") == str(branch["id"])
+
+
+def _a_surface_is_clicked(page, tree):
+    """A click on the left artery in 3D chooses one of its branches."""
+    right = next(branch["id"] for branch in tree["branches"] if branch["side"] == "RCA")
+    page.locator(f'.panel tbody tr[data-branch="{right}"]').click()
+    page.wait_for_timeout(500)
+    image = pixels(page)
+    top, left = image.shape[0] // 2, image.shape[1] // 2
+    part = image[top:, left:]
+    redness = part[..., 0] - part[..., 1:].max(axis=-1)
+    rows, columns = np.nonzero(redness > 0.8 * redness.max())
+    middle = len(rows) // 2
+    box = page.locator(".stage canvas").bounding_box()
+    page.mouse.click(box["x"] + left + int(columns[middle]), box["y"] + top + int(rows[middle]))
+    page.wait_for_timeout(500)
+    chosen = int(page.locator('.panel tbody tr[aria-selected="true"]').get_attribute("data-branch"))
+    assert next(branch["side"] for branch in tree["branches"] if branch["id"] == chosen) == "LCA"
 
 
 def _crosshair(page):
