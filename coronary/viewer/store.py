@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from shared.io.writers import write_json
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 ID = re.compile(r"[0-9a-f]{16}")
+ROOT = "skiagram-viewer-"
 CASE_FILE = "case.json"
 SWEEP_S = 5.0
 
@@ -81,6 +83,22 @@ class Visitor:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _delete_orphans(where: Path) -> None:
+    """Delete what servers left that were killed; theirs is a process number that is no more."""
+    if os.name == "nt":  # where signal 0 is no question
+        return
+    for folder in where.glob(f"{ROOT}*"):
+        number = folder.name.removeprefix(ROOT).partition("-")[0]
+        if not number.isdigit():
+            continue
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # somebody else's
+
+
 def _used(folder: Path) -> float:
     try:
         return folder.stat().st_mtime
@@ -94,7 +112,9 @@ class Store:
     def __init__(self, limits: ViewerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         if limits.folder is not None:
             limits.folder.mkdir(parents=True, exist_ok=True)
-        self.root = Path(tempfile.mkdtemp(prefix="skiagram-viewer-", dir=limits.folder))  # mode 0700
+        else:
+            _delete_orphans(Path(tempfile.gettempdir()))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{ROOT}{os.getpid()}-", dir=limits.folder))  # mode 0700
         self.limits, self._clock = limits, clock
         self._lock = threading.Lock()
         self._pages: dict[str, int] = {}  # open pages of each visitor

@@ -6,6 +6,7 @@
 // opacity per pixel. The methods overridden are those of niivue 0.69.0, the version in vendor/.
 
 const SCAN_UNIT = 12, LABEL_UNIT = 13 // texture units that niivue leaves alone
+const ZOOM_STEP = 1.15
 const PALETTE = 8 // labels 1 to 7 have a colour
 
 const FRAGMENT = `#version 300 es
@@ -46,7 +47,7 @@ void main() {
 }`
 
 /** A subclass of `Niivue` that shows one scan and one label map; frac are fractions of the field of view. */
-export function slicesOf({ Niivue, NVImage, NVMesh, DRAG_MODE }) {
+export function slicesOf({ Niivue, NVImage, NVMesh }) {
   return class Slices extends Niivue {
     constructor(options) {
       super(options)
@@ -189,10 +190,15 @@ export function slicesOf({ Niivue, NVImage, NVMesh, DRAG_MODE }) {
     }
 
     wheelListener(event) {
-      const before = this.opts.dragMode
-      if (event.ctrlKey) this.opts.dragMode = DRAG_MODE.pan // niivue zooms in this mode, and scrolls slices else
-      super.wheelListener(event)
-      this.opts.dragMode = before
+      const [x, y] = [event.offsetX, event.offsetY].map((pixels) => pixels * this.uiData.dpr)
+      if (!event.ctrlKey || this.inRenderTile(x, y) >= 0) return super.wheelListener(event)
+      event.preventDefault() // or the browser would zoom the page
+      const view = this.scene.pan2Dxyzmm, before = view[3]
+      view[3] = clamp(before * (event.deltaY < 0 ? ZOOM_STEP : 1 / ZOOM_STEP), 1, 16)
+      const at = this.frac2mm(this.scene.crosshairPos)
+      for (let axis = 0; axis < 3; axis++) // the crosshair stays where it is on the screen
+        view[axis] += at[axis] * (before - view[3])
+      this.drawScene()
     }
 
     dispose() {

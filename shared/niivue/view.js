@@ -52,11 +52,9 @@ class VolumeView {
       isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: true,
       showAllOrientationMarkers: true, fontColor: [0.62, 0.68, 0.76, 1], fontSizeScaling: 0.3, fontMinPx: 11,
       isDepthPickMesh: true, meshThicknessOn2D: 0, viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '',
-      mouseEventConfig: {
-        leftButton: { primary: niivue.DRAG_MODE.crosshair, withShift: niivue.DRAG_MODE.pan },
-        rightButton: niivue.DRAG_MODE.none, centerButton: niivue.DRAG_MODE.pan,
-      },
     })
+    const { crosshair, none, pan } = niivue.DRAG_MODE
+    this.nv.setMouseEventConfig({ leftButton: { primary: crosshair, withShift: pan }, rightButton: none, centerButton: pan })
     this.nv.opts.crosshairWidth = 0.12
     await this.nv.attachToCanvas(this.part('canvas'), true)
     this.nv.onLocationChange = () => this.told()
@@ -75,8 +73,13 @@ class VolumeView {
   async show(data) {
     const last = this.shown
     this.shown = data
-    if (last.scan?.first.url !== data.scan.first.url) await this.showScan(data)
-    if (last.labels?.url !== data.labels?.url) await this.showLabels(data)
+    try {
+      if (last.scan?.first.url !== data.scan.first.url) await this.showScan(data)
+      if (last.labels?.url !== data.labels?.url) await this.showLabels(data)
+    } catch (error) {
+      this.host.dataset.state = 'failed'
+      this.say(`Cannot be shown: ${error.message}. Reload the page, or open the scan again`)
+    }
   }
 
   async showScan(data) {
@@ -381,6 +384,6 @@ const emit = (name, detail) => window.dispatchEvent(new CustomEvent(name, { deta
 
 async function fetched(url) {
   const answer = await fetch(url, { cache: 'no-store', credentials: 'same-origin' })
-  if (!answer.ok) throw new Error(`${url}: ${answer.status}`)
+  if (!answer.ok) throw new Error(answer.status === 404 ? 'it is no longer on the server' : `the server answers ${answer.status}`)
   return answer
 }

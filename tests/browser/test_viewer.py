@@ -12,6 +12,8 @@ from PIL import Image
 from coronary.phantom import PhantomConfig, make_phantom, write_phantom
 from shared.registry import CHECKOUT_MODELS
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 SCAN = PhantomConfig(shape=(150, 150, 110), spacing_mm=(0.8, 0.8, 0.9), difficulty=0.2)
 READY = '.volume-view[data-state="ready"]'
 LABELLED = '.volume-view[data-labels^="/"]'
@@ -24,7 +26,9 @@ def phantom(tmp_path_factory):
 
 
 def upload(page, label, path):
-    page.get_by_test_id("stFileUploader").filter(has_text=label).locator("input").set_input_files(path)
+    uploader = page.get_by_test_id("stFileUploader").filter(has_text=label)
+    expect(uploader).to_have_count(1)  # one that took a file may still be there beside its successor
+    uploader.locator("input").set_input_files(path)
 
 
 def open_scan(page, path):
@@ -293,3 +297,45 @@ def test_uploads_leave_no_buffer_behind(visit, server, tmp_path):
 def _memory_kb(pid):
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def test_window_zoom_and_pan_by_mouse(visit, phantom):
+    page = visit()
+    open_scan(page, phantom[0])
+    box = page.locator(".stage canvas").bounding_box()
+    x, y = box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3
+    width, level = (page.get_by_label(name) for name in ("Window width", "Window level"))
+
+    page.mouse.move(x, y)
+    page.mouse.down(button="right")
+    page.mouse.move(x + 40, y - 20, steps=3)
+    page.mouse.up(button="right")
+    assert (width.input_value(), level.input_value()) == ("880", "340")
+    page.get_by_role("button", name="Soft tissue").click()
+    assert (width.input_value(), level.input_value()) == ("400", "40")
+
+    page.mouse.click(x, y)
+    page.wait_for_timeout(200)
+    before, place = _crosshair(page), page.locator('[data-part="place"]').inner_text()
+    whole = pixels(page, "Axial")
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    zoomed = pixels(page, "Axial")
+    assert np.abs(zoomed - whole).mean() > 5
+    assert _crosshair(page) == pytest.approx(before, abs=2)  # zoomed about the crosshair, the slice unchanged
+    page.keyboard.down("Shift")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 20, steps=3)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.wait_for_timeout(200)
+    assert _crosshair(page) == pytest.approx((before[0] + 30, before[1] + 20), abs=3)
+    assert page.locator('[data-part="place"]').inner_text() == place
+
+    page.mouse.dblclick(x, y)
+    assert page.locator(".tile:visible").count() == 1
+    page.get_by_role("button", name="Reset").click()
+    assert page.locator(".tile:visible").count() == 4

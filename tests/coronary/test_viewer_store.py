@@ -114,6 +114,24 @@ def test_the_scan_opened_longest_ago_makes_room(store):
     assert sorted(path.name for path in visitor.folder.iterdir()) == [f"{n:016x}" for n in (1, 2, 3)]
 
 
+def test_what_a_killed_server_left_is_deleted_by_the_next(tmp_path, monkeypatch):
+    import os
+    import subprocess
+    import sys
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    orphan, mine = (tmp_path / f"skiagram-viewer-{pid}-x" for pid in (gone.pid, os.getpid()))
+    orphan.mkdir()
+    mine.mkdir()
+    made = Store(ViewerSettings())
+    assert not orphan.exists()
+    assert mine.exists()  # its process lives
+    made.close()
+
+
 def test_settings_come_from_the_environment(monkeypatch):
     settings.cache_clear()
     monkeypatch.setenv("SKIAGRAM_VIEWER_MAX_UPLOAD_MB", "100")
