@@ -52,6 +52,7 @@ export function slicesOf({ Niivue, NVImage, NVMesh }) {
     constructor(options) {
       super(options)
       this.scan = null // { dims, values }: half floats, x fastest
+      this.paused = false // while several things change, only the last is drawn
       this.labelMap = null // { dims, values, low, high }
       this.range = [0, 1]
       this.labelOpacity = 0.6
@@ -179,6 +180,10 @@ export function slicesOf({ Niivue, NVImage, NVMesh }) {
         gl.uniform4fv(this.at.palette, this.palette)
       }
       return super.drawSceneCore()
+    }
+
+    drawScene() {
+      return this.paused ? undefined : super.drawScene()
     }
 
     drawImage3D() {} // the 3D view holds surfaces; a ray cast of the stand-in would show nothing

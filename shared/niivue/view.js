@@ -77,6 +77,7 @@ class VolumeView {
       if (last.scan?.first.url !== data.scan.first.url) await this.showScan(data)
       if (last.labels?.url !== data.labels?.url) await this.showLabels(data)
     } catch (error) {
+      this.nv.paused = false
       this.host.dataset.state = 'failed'
       this.say(`Cannot be shown: ${error.message}. Reload the page, or open the scan again`)
     }
@@ -86,6 +87,9 @@ class VolumeView {
     const { scan } = data
     this.host.dataset.state = 'loading'
     this.say('Loading')
+    const first = this.fetchHalf(scan.first)
+    first.catch(() => {}) // awaited below, where a failure is told
+    this.nv.paused = true
     this.nv.setLabels(null)
     this.clearSurfaces()
     this.markLine()
@@ -94,7 +98,7 @@ class VolumeView {
       button(preset.name, () => this.setWindow(preset.low, preset.high), { title: windowText(preset) })))
     this.setWindow(data.windows[0].low, data.windows[0].high)
     this.buildTiles()
-    this.nv.setScan(scan.first.dims, await this.fetchHalf(scan.first))
+    this.nv.setScan(scan.first.dims, await first)
     if (this.shown.scan !== scan && this.shown.scan.first.url !== scan.first.url) return
     this.reset()
     this.host.dataset.state = 'first'
@@ -291,12 +295,14 @@ class VolumeView {
   }
 
   reset() {
+    this.nv.paused = true
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1]
     this.nv.scene.volScaleMultiplier = 1.5 // what is marked fills the view, not the whole scan
     this.nv.scene.renderAzimuth = 180 // seen from the front
     this.nv.scene.renderElevation = 10
     this.layOut(null)
     this.setWindow(this.shown.windows[0].low, this.shown.windows[0].high)
+    this.nv.paused = false
     this.nv.goTo([0.5, 0.5, 0.5])
   }
 
