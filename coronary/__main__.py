@@ -116,6 +116,8 @@ def predict(
         f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed; results in {out} "
         f"({predictor.engine} on {predictor.device}, {predictor.precision})"
     )
+    if counts["skipped"]:
+        voice.say("skipped were there already, with whatever settings made them; --overwrite makes them again")
     return Answer(report.as_dict(), result.exit_status)
 
 

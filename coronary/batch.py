@@ -6,7 +6,7 @@ Beside the mask, which keeps the scan's name, every scan ``NAME`` leaves ``NAME.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,22 @@ def plan(inputs: Sequence[Path], out: Path, options: Options) -> list[Item]:
     Raises:
         SetupError: nothing to do, or two inputs would be written to one name.
     """
-    found = collect_inputs(inputs, is_volume, out=out)
-    if options.series and not any(entry.path.is_dir() or entry.path.suffix.lower() == ".zip" for entry in found):
-        raise SetupError(f"--series {options.series}: none of the inputs is a DICOM folder or .zip; leave it out")
+    found = collect_inputs(inputs, _is_scan, out=out)
+    for option, wanted in (("--series", options.series), ("--dicom-seg", options.dicom_seg)):
+        if wanted and not any(_is_dicom(entry.path) for entry in found if entry.path.exists()):
+            raise SetupError(f"{option}: none of the inputs is a DICOM folder or .zip; leave it out")
     return [_item(entry, out, options) for entry in found]
+
+
+def _is_scan(path: Path) -> bool:
+    """Say whether this is a scan; in ImageCAS's layout the other files of a case are not."""
+    case = path.name.partition(".")[0]
+    of_case = not path.name.endswith(".img.nii.gz") and path.with_name(f"{case}.img.nii.gz").exists()
+    return is_volume(path) and not of_case
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".zip"
 
 
 def _item(found: Input, out: Path, options: Options) -> Item:
@@ -49,7 +61,7 @@ def _item(found: Input, out: Path, options: Options) -> Item:
     suffix = next((s for s in MASK_SUFFIXES if found.path.is_file() and name.endswith(s)), ".nii.gz")
     base = out / found.name
     outputs = [base.with_name(base.name + end) for end in (suffix, ".tree.json", ".tree.csv", ".png")]
-    if options.dicom_seg:
+    if options.dicom_seg and _is_dicom(found.path):
         outputs.append(base.with_name(base.name + ".seg.dcm"))
     return Item(found.path, tuple(outputs), optional=(base.with_name(base.name + ".stl"),))
 
@@ -58,7 +70,7 @@ def predict_case(item: Item, predictor: Predictor, options: Options, progress: P
     """Read one scan, segment it, and write everything asked for.
 
     Raises:
-        InputError: the scan cannot be used, or DICOM SEG was asked for and it is no DICOM series.
+        InputError: the scan cannot be used, or DICOM SEG was asked for and cannot be made of it.
     """
     watch = Stopwatch()
     with watch.stage("read"):
@@ -66,7 +78,8 @@ def predict_case(item: Item, predictor: Predictor, options: Options, progress: P
     segmentation = predictor(volume, stage=watch.stage, progress=progress)
     with watch.stage("tree"):
         tree = measure(segmentation)
-    write_outputs(item, volume, segmentation, tree, options, watch)
+    made_by = {"model_sha256": predictor.session.sha256, "engine": predictor.engine, "precision": predictor.precision}
+    write_outputs(item, volume, segmentation, tree, options, watch, made_by)
     return Outcome(
         findings=(*volume.source.notes, *segmentation.findings, *tree.notes),
         stages_s=dict(watch.seconds),
@@ -80,17 +93,23 @@ def predict_case(item: Item, predictor: Predictor, options: Options, progress: P
 
 
 def write_outputs(
-    item: Item, volume: Volume, segmentation: Segmentation, tree: Tree, options: Options, watch: Stopwatch
+    item: Item,
+    volume: Volume,
+    segmentation: Segmentation,
+    tree: Tree,
+    options: Options,
+    watch: Stopwatch,
+    made_by: Mapping[str, str] | None = None,
 ) -> None:
-    """Write mask, tree, mesh, preview and DICOM SEG, each whole or not at all."""
+    """Write mask, tree, mesh, preview and DICOM SEG, each whole or not at all; the tree's JSON names ``made_by``."""
     mask_path, json_path, csv_path, preview_path, *dicom_seg = item.outputs
     mask_path.parent.mkdir(parents=True, exist_ok=True)
-    if options.dicom_seg:
+    if dicom_seg:
         with watch.stage("write DICOM SEG"):
             write_dicom_seg(segmentation, dicom_seg[0], description="Coronary arteries")
     with watch.stage("write tree"):
-        write_json(tree.to_dict() | {"findings": list(segmentation.findings)}, json_path)
-        write_csv(tree.to_rows(), csv_path)
+        write_json(tree.to_dict() | {"findings": list(segmentation.findings)} | dict(made_by or {}), json_path)
+        write_csv(tree.to_rows(), csv_path, Tree.COLUMNS)
     if segmentation.labels.any():
         with watch.stage("write mesh"):
             write_mesh(segmentation, item.optional[0])

@@ -18,6 +18,8 @@ BLOOD_HU = (160.0, 900.0)
 # A ball of this radius fits into a ventricle, an atrium and the aorta, and into no rib or coronary.
 CORE_RADIUS_MM = 7.0
 MIN_BLOOD_ML = 25.0
+# Muscle and unenhanced blood lie at 30-70 HU: a median far above says that the scale is another.
+NO_TISSUE_HU = 110.0
 # Epicardial arteries run on the heart's surface: a wall of up to 15 mm, fat, and the right heart where it is dark.
 REACH_MM = 35.0
 # Blood is even, spongy bone is not: standard deviation within 10 mm, median over a core.
@@ -60,7 +62,8 @@ def contrast_region(volume: Volume) -> ContrastRegion:
             "no contrast-filled artery found: only "
             f"{blood_ml:.0f} ml of even density between {BLOOD_HU[0]:.0f} and {BLOOD_HU[1]:.0f} HU "
             f"({MIN_BLOOD_ML:.0f} ml are needed to be blood with contrast); "
-            f"soft tissue and blood lie at {_soft_tissue_hu(smooth):.0f} HU, so this looks like a scan without contrast"
+            f"soft tissue and blood lie at {_soft_tissue_hu(smooth):.0f} HU, so this looks like "
+            + ("a scan without contrast" if _soft_tissue_hu(smooth) < NO_TISSUE_HU else "values that are not in HU")
         )
         return ContrastRegion(np.zeros_like(core), affine, nothing, blood_ml, blood_hu, finding)
     near = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) <= REACH_MM

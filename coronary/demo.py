@@ -64,10 +64,10 @@ def _tell(voice: Voice, out: Path, predictor: Predictor, scores: dict[str, float
     voice.say(f"Outputs in {out}: mask, tree (JSON, CSV), mesh (STL), preview (PNG), report.json.")
     voice.say(
         "Next:\n"
-        f"  coronary measure {out}/1.img.nii.gz          lengths, diameters, narrowings of the tree\n"
-        "  coronary predict SCAN... --out DIR            your own scans: NIfTI, NRRD, MHA, DICOM folder or zip\n"
-        "  coronary phantom --out DIR --count 10         more phantoms, in ImageCAS's layout\n"
-        "  coronary info --probe                         what runs here"
+        f"  uv run --no-dev coronary measure {out}/1.img.nii.gz    lengths, diameters, narrowings of the tree\n"
+        "  uv run --no-dev coronary predict SCAN... --out DIR    your scans: NIfTI, NRRD, MHA, DICOM folder or zip\n"
+        "  uv run --no-dev coronary phantom --out DIR --count 10    more phantoms, in ImageCAS's layout\n"
+        "  uv run --no-dev coronary info --probe    what runs here"
     )
     voice.say(DISCLAIMER)
 

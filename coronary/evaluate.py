@@ -131,6 +131,8 @@ def evaluate_folder(
     Raises:
         SetupError: no such part, no cases, or not exactly one of model and predictions.
     """
+    import matplotlib  # noqa: F401  # said before an hour of scoring, where it is missing
+
     if (model is None) == (predictions is None):
         raise SetupError("nothing to score, or two things: give either --model FILE or --predictions DIR")
     cases = find_cases(data, labels)

@@ -38,6 +38,7 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 Progress: TypeAlias = Callable[[int, int], None]
 
 METADATA_VERSION = 1
+COARSE_MM = 1.0  # slices for coronary CT are 0.5 to 0.75 mm (SCCT guideline, Abbara et al. 2016)
 
 
 class Predictor:
@@ -123,7 +124,7 @@ class Predictor:
             return _segmentation(labels, volume, (reason + f"{self.inference.min_volume_mm3:g} mm3",))
         with stage("left and right"):
             labels[box] = label_sides(mask[box], crop(mask, volume.affine, box)[1])
-        return _segmentation(labels, volume, ())
+        return _segmentation(labels, volume, _too_coarse(volume))
 
     def probability(
         self,
@@ -163,13 +164,21 @@ class Predictor:
 
 
 def as_volume(image: Image) -> Volume:
-    """Take a path, a ``Volume``, ``(array, affine)`` or a SimpleITK image as a ``Volume``."""
+    """Take a path, a ``Volume``, ``(array, affine)`` or a SimpleITK image as a ``Volume``.
+
+    Raises:
+        InputError: it is none of these, or cannot be used.
+    """
     if isinstance(image, Volume):
         return image
     if isinstance(image, str | Path):
         return read_volume(Path(image))
-    if isinstance(image, tuple):
-        return from_array(*image)
+    if isinstance(image, tuple) and len(image) == 2:
+        return from_array(np.asarray(image[0]), np.asarray(image[1], np.float64))
+    if not hasattr(image, "GetSize"):
+        raise InputError(
+            "the image", f"is a {type(image).__name__}", "give a path, (array, affine) or a SimpleITK image"
+        )
     return from_sitk(image)
 
 
@@ -226,6 +235,14 @@ def _prepare(volume: Volume, region: ContrastRegion | None, settings: Preprocess
     box = bounding_box(near_on(region, Grid((x, y, z), prepared.affine)), 0, settings.spacing_mm)
     array, affine = crop(prepared.array, prepared.affine, box)
     return Prepared(array, affine, prepared.scale, prepared.offset, prepared.pad_value)
+
+
+def _too_coarse(volume: Volume) -> tuple[str, ...]:
+    """Warn of voxels that are larger than the arteries' branches."""
+    largest = max(volume.spacing_mm)
+    if largest <= COARSE_MM:
+        return ()
+    return (f"voxels of {largest:g} mm are too coarse for coronary branches: expect missing and false ones",)
 
 
 def _segmentation(labels: np.ndarray, volume: Volume, findings: tuple[str, ...]) -> Segmentation:

@@ -94,6 +94,12 @@ class Tree:
             "notes": list(self.notes),
         }
 
+    COLUMNS = (
+        "branch", "side", "parent", "generation", "length_mm", "mean_diameter_mm", "min_diameter_mm", "gap_mm",
+        "narrowings", "worst_narrowing_percent",
+    )  # fmt: skip
+    """Of the CSV file, so that a tree without branches leaves a table without rows."""
+
     def to_rows(self) -> list[dict[str, str | int | float]]:
         """One row a branch, for a CSV file; an absent parent is an empty string."""
         return [

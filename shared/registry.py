@@ -57,6 +57,7 @@ TASKS: Mapping[str, Task] = {
         models={"fp32": "coronary.onnx", "int8": "coronary-int8.onnx"},
         extra="coronary",
         own_verbs={
+            "check": "look for what would spoil training in a data set",
             "measure": "lengths, diameters and narrowings of a mask",
             "view": "the viewer: look at scans in the browser, segment and measure them",
         },

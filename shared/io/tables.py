@@ -38,14 +38,14 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def write_csv(rows: Iterable[Mapping[str, Any]], path: Path | str) -> None:
-    """Write rows as a table; its columns are the rows' keys in the order they first appear.
+def write_csv(rows: Iterable[Mapping[str, Any]], path: Path | str, columns: Iterable[str] = ()) -> None:
+    """Write rows as a table; its columns are ``columns``, then the rows' other keys in the order they first appear.
 
     Raises:
         SetupError: the file cannot be written.
     """
     rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     with whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         table.writeheader()

@@ -13,9 +13,10 @@ import pytest
 from coronary.batch import Options, plan, predict_case
 from coronary.phantom import PhantomConfig, make_phantom, write_phantom
 from coronary.predict import Predictor
-from coronary.tree import measure
+from coronary.tree import Tree, measure
 from shared.cohort import run_cohort
 from shared.errors import InputError, SetupError
+from shared.io.tables import write_csv
 from shared.io.volume import from_array, read_volume
 from shared.metrics.overlap import cl_dice, dice
 from shared.registry import CHECKOUT_MODELS
@@ -218,14 +219,6 @@ def test_dicom_comes_back_as_dicom_seg(phantom, predictors, tmp_path):
     assert int(np.count_nonzero(written.pixel_array)) == voxels
 
 
-def test_dicom_seg_of_a_nifti_scan_is_refused(path, predictors, tmp_path):
-    options = Options(dicom_seg=True)
-    (item,) = plan([path], tmp_path, options)
-    with pytest.raises(InputError, match="is no DICOM series"):
-        predict_case(item, predictors["int8"], options)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_memory_arrays_need_numbers(predictors):
     with pytest.raises(InputError):
         predictors["int8"](from_array(np.zeros((4, 4, 4, 4)), np.eye(4)))
@@ -238,7 +231,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_series_without_a_dicom_input_is_refused(path, tmp_path):
     done = run("predict", str(path), "--out", str(tmp_path), "--series", "2")
     assert done.returncode == 2
-    assert done.stderr == "error: --series 2: none of the inputs is a DICOM folder or .zip; leave it out\n"
+    assert done.stderr == "error: --series: none of the inputs is a DICOM folder or .zip; leave it out\n"
 
 
 def test_a_mask_without_an_artery_is_said_to_be_one(tmp_path):
@@ -272,3 +265,27 @@ def test_a_failure_is_told_once_and_at_once(tmp_path):
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path / 'none.nii.gz'}: no such file or folder; check the name\n"
     assert done.stdout.startswith("0 done, 0 skipped, 1 failed")
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 4), np.float32), None, ("x",)])
+def test_what_is_no_image_is_said_to_be_none(predictors, image):
+    with pytest.raises(InputError, match=r"the image: is a .*; give a path, \(array, affine\) or a SimpleITK image"):
+        predictors["int8"](image)
+
+
+def test_a_folder_of_imagecas_holds_one_scan_a_case(path, tmp_path):
+    assert [item.path.name for item in plan([path.parent], tmp_path, Options())] == ["1.img.nii.gz"]
+
+
+def test_dicom_seg_is_made_of_dicom_alone(path, tmp_path):
+    with pytest.raises(SetupError, match="--dicom-seg: none of the inputs is a DICOM folder"):
+        plan([path], tmp_path, Options(dicom_seg=True))
+
+
+def test_an_empty_tree_is_a_table_without_rows(tmp_path):
+    write_csv([], tmp_path / "empty.csv", Tree.COLUMNS)
+    assert (tmp_path / "empty.csv").read_text().startswith("branch,side,parent")
+
+
+def test_a_row_has_the_columns_of_the_table(segmentation):
+    assert tuple(measure(segmentation).to_rows()[0]) == Tree.COLUMNS
