@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -118,6 +118,18 @@ def cuda_is_plausible() -> bool:
     return os.name == "nt" or Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists()
 
 
+@cache
+def _openvino_core() -> Any:
+    """Return the process's one Core, which is never dropped.
+
+    Its CPU plugin gives the thread that loads it a signal stack, and frees that on whichever thread drops the plugin:
+    the next signal (Ctrl-C, a data worker's end) then writes to freed memory.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class _OpenVino:
     """OpenVINO on the CPU. Compiled per input shape, since static shapes run faster and shapes are few."""
 
@@ -127,7 +139,7 @@ class _OpenVino:
         import openvino
 
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
-        self._core = openvino.Core()
+        self._core = _openvino_core()
         # float32 means float32: OpenVINO would otherwise compute in bfloat16 on CPUs that have it.
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:

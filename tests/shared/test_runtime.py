@@ -1,8 +1,10 @@
 """Engines and devices: what was asked for is what runs, or it is an error (law 8)."""
 
 import json
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from shared.errors import SetupError
+from shared.registry import CHECKOUT_MODELS
 from shared.runtime import METADATA_KEY, Session, parse_device, read_metadata
 
 
@@ -147,3 +150,29 @@ def test_a_file_that_is_no_model_is_named(model, damage):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(SetupError, match="none.onnx.*--model"):
         Session(tmp_path / "none.onnx")
+
+
+SIGNALS_AFTER_A_SESSION = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from shared.runtime import Session
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+held = [Session(Path(sys.argv[1]), "cpu", "openvino")]
+held[0](__import__("numpy").zeros((1, 1, 32, 32, 32), "float32"))
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start(), thread.join()
+for _ in range(50):
+    os.kill(os.getpid(), signal.SIGINT)
+    bytearray(100_000)
+print(len(heard))
+"""
+
+
+def test_signals_are_safe_after_a_session_was_dropped_on_another_thread():
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_AFTER_A_SESSION, str(CHECKOUT_MODELS / "coronary-int8.onnx")],
+        capture_output=True, text=True, timeout=120, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 0
