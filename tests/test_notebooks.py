@@ -41,7 +41,8 @@ def test_it_holds_no_logic(path):
 
 
 @NOTEBOOK
-def test_it_runs_from_top_to_bottom(path):
+def test_it_runs_from_top_to_bottom(path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # Streamlit sets it, and the kernel would draw nothing
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}

@@ -6,7 +6,7 @@ from viewer_server import CHROMIUM, FLAGS, viewer
 WAIT_MS = 60_000  # a busy machine is no failure
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop until it stops
 def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
@@ -17,7 +17,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop until it stops
 def server(tmp_path_factory, chromium):
     with viewer(tmp_path_factory.mktemp("viewer")) as running:
         yield running
