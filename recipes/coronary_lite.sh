@@ -11,7 +11,7 @@ run=runs/coronary/lite data=runs/coronary/phantoms heldout=runs/coronary/heldout
 bash recipes/coronary_phantoms.sh
 
 if [ -e $run/last.ckpt ]; then uv run coronary train --resume $run --no-finish
-else uv run coronary train --preset lite --no-finish --data $data --out $run; fi
+else uv run coronary train --preset lite --no-finish --data $data --out $run --cache runs/coronary/cache; fi
 uv run coronary export $run --out $run/coronary-int8.onnx --int8 --provenance "phantoms only: recipes/coronary_lite.sh"
 for model in coronary coronary-int8; do
   uv run coronary evaluate --model $run/$model.onnx --data $heldout --out $run/scores-$model
