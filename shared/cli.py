@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import SetupError, SkiagramError
-from shared.report import exit_status_of, plain, reason_of
+from shared.report import exit_status_of, plain, product_version, reason_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -100,11 +100,16 @@ class Voice:
 def run_command(main: Callable[[], Answer | None], argv: Sequence[str] | None = None) -> int:
     """Run ``main``, print its answer if ``--json`` stands in ``argv``, and return the exit status.
 
+    ``--version`` alone is answered here, for every task alike.
+
     Failures end in one line ``error: ...`` on stderr: 1 for inputs and for what nobody foresaw, 2 for usage and
     environment, 130 for Ctrl-C. With ``--json`` stdout gets exactly one object in every case (an ``error`` where
     there is no answer); what libraries print goes to stderr.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if list(argv) == ["--version"]:
+        print(product_version())
+        return 0
     as_json, debug = "--json" in argv, "--debug" in argv
     set_up_logging(debug)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():

@@ -34,6 +34,7 @@ AXIAL_COSINE = 0.8  # a series whose normal is within 37 degrees of head-feet co
 SAME_PLACE_MM = 0.01
 USED = (
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ImageType", "NumberOfFrames", "SamplesPerPixel"),
+    "Modality",
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
 )
 AGAIN = "export the whole series once more"
@@ -72,7 +73,7 @@ def read_series(path: Path, series: str | None = None) -> Volume:
         series: SeriesInstanceUID, SeriesNumber, or part of SeriesDescription; else the largest axial series is read.
 
     Raises:
-        InputError: no series, no such series, or one that is not an even stack of slices of one size.
+        InputError: no series, no such series, or one that is not CT or not an even stack of slices of one size.
     """
     with Files(path) as files:
         found, unplaced = _find(path, files)
@@ -178,8 +179,9 @@ def _choose(path: Path, found: list[list[Slice]], wanted: str | None) -> tuple[l
     """Pick the series that was asked for, else the largest axial one; says what it picked and what it left."""
     listing = "; ".join(_describe(slices) for slices in found)
     if wanted is None:
-        axial = [slices for slices in found if abs(slices[0].normal[2]) > AXIAL_COSINE]
-        chosen = max(axial or found, key=len)
+        of_ct = [slices for slices in found if _modality(slices) == "CT"] or found
+        axial = [slices for slices in of_ct if abs(slices[0].normal[2]) > AXIAL_COSINE]
+        chosen = max(axial or of_ct, key=len)
         if len(found) == 1:
             return chosen, ()
         which = "largest axial" if axial else "largest (none is axial)"
@@ -189,6 +191,11 @@ def _choose(path: Path, found: list[list[Slice]], wanted: str | None) -> tuple[l
         problem = f"{len(hits) or 'none'} of its series match {wanted!r}"
         raise InputError(path, problem, f"give --series the number, UID or description of one of: {listing}")
     return hits[0], (f"series read: {_describe(hits[0])}",)
+
+
+def _modality(slices: list[Slice]) -> str:
+    """Give a series' modality; one that does not say counts as CT."""
+    return str(slices[0].header.get("Modality") or "CT")
 
 
 def _matches(header: pydicom.Dataset, wanted: str) -> bool:
@@ -206,6 +213,9 @@ def _describe(slices: list[Slice]) -> str:
 def _sorted(path: Path, slices: list[Slice]) -> list[Slice]:
     """Sort along the normal, after checking that all are of one size, direction and pixel spacing."""
     first = slices[0]
+    if _modality(slices) != "CT":
+        problem = f"series {_describe(slices)} is {_modality(slices)}: its values are no Hounsfield units"
+        raise InputError(path, problem, "give the folder of a CT series")
     if len(slices) < 2:
         raise InputError(path, f"series {_describe(slices)} is a single slice", AGAIN)
     size = (first.header.Columns, first.header.Rows)

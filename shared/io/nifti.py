@@ -6,6 +6,7 @@ slab at a time needs no second copy of a large scan.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +97,8 @@ def _opened(path: Path) -> Iterator[Any]:
     """Open the file, inflating .nii.gz, and turn what goes wrong while it is read into one line."""
     with path.open("rb") as raw:
         gzipped = raw.read(2) == GZIP_MAGIC
+        if not raw.seek(0, os.SEEK_END):
+            raise InputError(path, "is empty", "get the file again")
         raw.seek(0)
         if path.name.lower().endswith(".gz") and not gzipped:
             raise InputError(path, "is not gzip-compressed", "rename it if it is a plain .nii, else get the file again")

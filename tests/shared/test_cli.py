@@ -15,6 +15,7 @@ from rich.table import Table
 
 from shared.cli import Answer, Voice, run_command
 from shared.errors import InputError, SetupError
+from shared.report import product_version
 
 FAILURES = [
     (InputError("a.nii", "is empty", "export it again"), 1, "a.nii: is empty; export it again"),
@@ -192,3 +193,8 @@ def test_a_reader_that_goes_away_is_no_failure():
     child.stdout.close()
     with child.stderr:
         assert (child.wait(60), child.stderr.read()) == (0, b"")
+
+
+def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: pytest.fail("parsed"), ["--version"]) == 0
+    assert capsys.readouterr().out == product_version() + "\n"

@@ -348,3 +348,21 @@ def test_a_stack_in_any_direction_is_turned_as_nibabel_turns_it(tmp_path: Path) 
         volume = read_volume(tmp_path / str(n))
         assert np.array_equal(volume.array, expected.get_fdata())
         assert np.allclose(volume.affine, expected.affine, atol=1e-4)
+
+
+def _of(modality: str):
+    return lambda k, dataset: setattr(dataset, "Modality", modality)
+
+
+def test_a_series_that_is_no_ct_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "mr", HU, AXIAL, edit=_of("MR"))
+    with pytest.raises(InputError, match=r"is MR: its values are no Hounsfield units"):
+        read_volume(tmp_path / "mr")
+
+
+def test_a_smaller_ct_goes_before_a_larger_series_of_another_kind(tmp_path: Path) -> None:
+    write_series(tmp_path / "study" / "pet", HU, AXIAL, edit=_of("PT"), number=1)
+    write_series(tmp_path / "study" / "ct", HU[:, :, :-1], AXIAL, number=2)
+    volume = read_volume(tmp_path / "study")
+    assert volume.array.shape == HU[:, :, :-1].shape
+    assert "series" in volume.source.notes[0]
