@@ -1,0 +1,183 @@
+"""From what a detector computes to boxes: SSD's default boxes, their decoding and NMS, and outlines of masks.
+
+In numpy, and the same as torchvision's to a fraction of a pixel (a test compares them), so that prediction needs no
+torch. Boxes are ``x1 y1 x2 y2`` in pixels of the network's square input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from shared.boxes import iou_matrix
+from shared.config import Config as FrozenConfig
+from shared.types import Boxes, Polygon
+
+DELTA_SCALE = np.array([10, 10, 5, 5], np.float32)  # SSD's variances 0.1 and 0.2 (Liu et al. 2016, its code)
+MAX_LOG_GROWTH = math.log(1000 / 16)  # torchvision's BoxCoder: exp() of more is cut
+MASK_EDGE = 0.5  # probability where an outline is drawn, as torchvision's Mask R-CNN examples do
+OUTLINE_TOLERANCE_CELLS = 0.1  # of the mask's cells: corners that change an outline by less are left out
+
+
+class Anchors(FrozenConfig):
+    """SSD's default boxes as data: everything from which a model file's reader computes them anew."""
+
+    grids: tuple[tuple[int, int], ...]
+    """Rows and columns of each feature map."""
+    aspect_ratios: tuple[tuple[float, ...], ...]
+    """Of each map, beside the square; each ratio gives a wide and a high box."""
+    scales: tuple[float, ...]
+    """Size of each map's boxes as a share of the picture, and one more for the last map's larger square."""
+    steps_px: tuple[float, ...] | None = None
+    """Distance of neighbouring centres on each map; the picture's size over the grid's where None."""
+
+
+class Selection(FrozenConfig):
+    """Which boxes of an SSD are kept; the defaults are torchvision's."""
+
+    score_threshold: float = 0.01
+    candidates: int = 400
+    """Of each label, the best that enter NMS."""
+    nms_iou: float = 0.45
+    max_detections: int = 200
+
+
+class Found(NamedTuple):
+    """Boxes on the network's square, best score first; ``polygons_px`` where the network draws masks."""
+
+    boxes_px: Boxes
+    scores: Float32[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
+    polygons_px: tuple[Polygon, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SsdDecoder:
+    """Turns an SSD's logits and deltas into boxes; the default boxes are computed once."""
+
+    default_boxes_px: Boxes
+    size_px: int
+    selection: Selection
+
+    @classmethod
+    def of(cls, anchors: Anchors, size_px: int, selection: Selection | None = None) -> SsdDecoder:
+        """Make the decoder of a network with these ``anchors`` and an input of ``size_px`` squared."""
+        return cls(default_boxes(anchors, size_px), size_px, selection or Selection())
+
+    def __call__(
+        self,
+        logits: Float32[np.ndarray, "anchor label"],
+        deltas: Float32[np.ndarray, "anchor 4"],
+        threshold: float = 0.0,
+    ) -> Found:
+        """Return what scores ``threshold`` or more, and more than the selection's; label 0 is the background.
+
+        A higher threshold saves work and changes none of the boxes that reach it: NMS goes from the best score down.
+        """
+        parts = [self._of_label(logits, deltas, label, threshold) for label in range(1, logits.shape[1])]
+        boxes, scores, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        best = np.argsort(-scores, kind="stable")[: self.selection.max_detections]
+        return Found(boxes[best], scores[best], labels[best])
+
+    def _of_label(
+        self,
+        logits: Float32[np.ndarray, "anchor label"],
+        deltas: Float32[np.ndarray, "anchor 4"],
+        label: int,
+        threshold: float,
+    ) -> tuple[Boxes, Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        # A label's probability is at most what it would be against the background alone; that is cheap to ask of all.
+        least = _logit(max(threshold, self.selection.score_threshold)) - 1e-3
+        hopeful = np.flatnonzero(logits[:, label] - logits[:, 0] > least)
+        scores = _softmax(logits[hopeful])[:, label]
+        passed = (scores > self.selection.score_threshold) & (scores >= threshold)
+        hopeful, scores = hopeful[passed], scores[passed]
+        best = np.argsort(-scores, kind="stable")[: self.selection.candidates]
+        boxes = decode_boxes(deltas[hopeful[best]], self.default_boxes_px[hopeful[best]]).clip(0, self.size_px)
+        kept = nms(boxes, self.selection.nms_iou)
+        return boxes[kept], scores[best][kept], np.full(len(kept), label, np.int64)
+
+
+def default_boxes(anchors: Anchors, size_px: int) -> Boxes:
+    """Return SSD's default boxes (Liu et al. 2016, section 2.2), map by map, row by row, as torchvision orders them.
+
+    Each map has, per place, a square of its scale, a square of the geometric mean with the next scale, and two boxes
+    for each aspect ratio; sides beyond the picture's are cut to it.
+    """
+    parts = []
+    for index, (rows, columns) in enumerate(anchors.grids):
+        scale, following = anchors.scales[index], anchors.scales[index + 1]
+        sides = [(scale, scale), (math.sqrt(scale * following),) * 2]
+        for ratio in anchors.aspect_ratios[index]:
+            wide, high = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+            sides += [(wide, high), (high, wide)]
+        down, across = (rows, columns) if anchors.steps_px is None else (size_px / anchors.steps_px[index],) * 2
+        y, x = np.meshgrid((np.arange(rows) + 0.5) / down, (np.arange(columns) + 0.5) / across, indexing="ij")
+        centres = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
+        halves = np.clip(sides, 0, 1)[None] / 2
+        parts.append(np.concatenate([centres - halves, centres + halves], axis=-1).reshape(-1, 4))
+    return (np.concatenate(parts) * size_px).astype(np.float32)
+
+
+def decode_boxes(deltas: Float32[np.ndarray, "n 4"], default_boxes_px: Boxes) -> Boxes:
+    """Move and stretch default boxes by what the network says: centres in their sides, sides in logarithms."""
+    sides = default_boxes_px[:, 2:] - default_boxes_px[:, :2]
+    centres = default_boxes_px[:, :2] + sides / 2
+    moves = deltas / DELTA_SCALE
+    centres = centres + moves[:, :2] * sides
+    halves = np.exp(np.minimum(moves[:, 2:], np.float32(MAX_LOG_GROWTH))) * sides / 2
+    return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def nms(boxes_px: Boxes, iou: float) -> Int64[np.ndarray, " kept"]:
+    """Return which boxes stay, of boxes in falling order of score: those that overlap no better one by more."""
+    overlap = iou_matrix(boxes_px, boxes_px) > iou
+    kept = np.ones(len(boxes_px), bool)
+    for index in range(len(boxes_px)):
+        if kept[index]:
+            kept[index + 1 :] &= ~overlap[index, index + 1 :]
+    return np.flatnonzero(kept)
+
+
+def outlines(masks: Float32[np.ndarray, "n y x"], boxes_px: Boxes) -> tuple[Polygon, ...]:
+    """Draw the outline of each mask, probabilities on a grid over its box, in the pixels of the box.
+
+    The outline runs where the probability, interpolated between the cells' centres, is a half; of several pieces the
+    largest. A mask that nowhere reaches a half has an outline without corners.
+    """
+    return tuple(_outline(mask, box) for mask, box in zip(masks, boxes_px, strict=True))
+
+
+def _outline(mask: Float32[np.ndarray, "y x"], box_px: Float32[np.ndarray, " 4"]) -> Polygon:
+    from skimage.measure import approximate_polygon, find_contours  # only networks with masks need it
+
+    padded = np.pad(mask.astype(np.float64), 1)  # so that a mask that fills its box has an outline
+    pieces = find_contours(padded, MASK_EDGE)  # type: ignore[no-untyped-call]
+    if not pieces:
+        return np.zeros((0, 2), np.float32)
+    closed = approximate_polygon(max(pieces, key=_area), OUTLINE_TOLERANCE_CELLS)  # type: ignore[no-untyped-call]
+    cells = closed[:-1]  # the last corner is the first again
+    shares = (cells[:, ::-1] - 0.5) / np.array(mask.shape)[::-1]  # a cell's centre lies half a cell in; one is padding
+    corners: Polygon = (box_px[:2] + shares.clip(0, 1) * (box_px[2:] - box_px[:2])).astype(np.float32)
+    return corners
+
+
+def _area(outline: np.ndarray) -> float:
+    y, x = outline.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+
+
+def _softmax(logits: Float32[np.ndarray, "n label"]) -> Float32[np.ndarray, "n label"]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    shares: Float32[np.ndarray, "n label"] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _logit(probability: float) -> float:
+    if not 0 < probability < 1:
+        return -math.inf if probability <= 0 else math.inf
+    return math.log(probability / (1 - probability))
