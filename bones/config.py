@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from shared.config import Config as FrozenConfig
 from shared.training_settings import TrainingSettings
+
+SSD_SMALLEST_PX = 257  # five halvings and two unpadded convolutions leave one cell
 
 
 class Gate(FrozenConfig):
@@ -27,10 +29,21 @@ class Detector(FrozenConfig):
     labels: tuple[str, ...] = ("fracture",)
     anchors: Literal["torchvision", "small"] = "torchvision"
     """small: shapes shifted to the small boxes that fractures have."""
+    loss: Literal["hard_negatives", "focal"] = "hard_negatives"
+    """SSD's: of the background only what is three times as many as the boxes' anchors, the worst of it; or focal loss,
+    which learns from pictures without a box too."""
+    pretrained: Literal["none", "imagenet", "coco"] = "none"
+    """Weights to start from, fetched by torchvision or ultralytics; a file of one's own (``--init``) goes before."""
     frozen_stages: NonNegativeInt = Field(0, le=5)
     """Stages of the trunk, from the input on, whose weights stay as they are."""
     yolo: str = "yolo11n"
     """Which of ultralytics' networks, where kind is yolo."""
+
+    @model_validator(mode="after")
+    def _big_enough(self) -> Detector:
+        if self.kind == "ssd300_vgg16" and self.size_px < SSD_SMALLEST_PX:
+            raise ValueError(f"SSD's last feature map is empty below {SSD_SMALLEST_PX} px; give a larger size_px")
+        return self
 
 
 class Sampling(FrozenConfig):
@@ -41,7 +54,12 @@ class Sampling(FrozenConfig):
     upsample: Literal["none", "flips"] = "none"
     """flips: every training picture four times, as it is and in the reference's three flips."""
     small_object_crops: float = Field(0.0, ge=0, le=1)
-    """Share of training pictures cut to a window around a small box."""
+    """Share of training windows that are cut around a small box; the others lie anywhere."""
+    window_px: PositiveInt | None = None
+    """Train on square windows of this side out of the picture at ``size_px``; None is the whole picture. Boxes are then
+    as large as at prediction and a step costs a share. As small_object_crops, it concerns augment best alone."""
+    stored_px: PositiveInt = 1024
+    """Longest side of the pictures in the cache, from which windows are cut."""
 
 
 class Config(FrozenConfig):
