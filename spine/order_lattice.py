@@ -1,0 +1,237 @@
+"""The lattice of all namings that keep anatomical order: how probable each is, and which is the most probable.
+
+A hidden semi-Markov chain runs down the spine. Its states are levels; a step goes from one named candidate to the next
+and may pass over candidates (clutter, duplicates) and over levels (missed vertebrae). Sums and maxima over all namings
+are exact, by dynamic programming (Rabiner 1989, Proc. IEEE 77:257-286, section III). States rise strictly along the
+chain, so no naming in the lattice can break the order or give a name twice.
+
+Arrays are indexed ``scale, candidate, state``; ``scale`` runs over hypotheses of how large this spine is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy.lib.stride_tricks import sliding_window_view
+
+REACH = 4
+"""Steps whose length counts look back over so many candidates; a longer one is ``far``."""
+NEVER = -1e9
+"""Logarithm of a probability of nought, finite so that differences stay numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a step costs that arrives at state k from (number of g) - g states above: the last g is the next level.
+
+    ``weight[g, k]`` is its probability, ``log_length[g, k]`` the logarithm of its expected length and ``sd[g, k]`` that
+    logarithm's spread. ``far[l, k]`` is the probability of a step from l to k times the density of a length nobody
+    expects. The ``odd_*`` belong to a second way of making one step: L1 right below T11, in a spine that has no T12.
+    """
+
+    weight: Float64[np.ndarray, "g k"]
+    log_length: Float64[np.ndarray, "g k"]
+    sd: Float64[np.ndarray, "g k"]
+    far: Float64[np.ndarray, "k k"]
+    odd_g: int
+    odd_k: int
+    odd_weight: float
+    odd_log_length: float
+    odd_sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """``posterior[i, k]``: that candidate i is state k; ``path[i]``: its state in the most probable naming, -1 for none.
+
+    ``scale`` is the posterior of the scales, ``odd`` the probability that the odd step was made, and ``log_evidence``
+    the logarithm of the candidates' likelihood over that of clutter alone.
+    """
+
+    posterior: Float64[np.ndarray, "n k"]
+    path: Int64[np.ndarray, " n"]
+    scale: Float64[np.ndarray, " s"]
+    odd: float
+    log_evidence: float
+
+
+def decode(
+    distance: Float64[np.ndarray, "n n"],
+    log_ratio: Float64[np.ndarray, "s n k"],
+    scale: Float64[np.ndarray, " s"],
+    scale_prior: Float64[np.ndarray, " s"],
+    steps: Steps,
+    start: Float64[np.ndarray, "n k"],
+    end: Float64[np.ndarray, "n k"],
+    nothing: float,
+) -> Decoded:
+    """Weigh every naming of candidates that stand in order from the head down.
+
+    Args:
+        distance: Between any two candidates; a scale times the unit of ``steps.log_length``.
+        log_ratio: Log likelihood of "candidate i is state k" over "candidate i is clutter", at each scale.
+        scale: The hypotheses.
+        scale_prior: Their probabilities.
+        steps: What a step between levels costs.
+        start: Probability that a candidate, if it is that state, is the first one named.
+        end: Probability that it is the last one.
+        nothing: Probability that no candidate is a vertebra.
+    """
+    likely, odd = _step_likelihoods(distance, scale, steps)
+    with np.errstate(divide="ignore"):
+        log_start, log_end = (np.maximum(np.log(p), NEVER) for p in (start, end))
+    log_start = log_start + np.log(scale_prior)[:, None, None]
+    log_ends = np.broadcast_to(log_end, log_start.shape)
+    forward = _sums(likely, log_ratio, log_start, steps.far)
+    backward = _sums(_turned(likely), log_ratio[:, ::-1, ::-1], log_ends[:, ::-1, ::-1], steps.far[::-1, ::-1].T)
+    backward = backward[:, ::-1, ::-1]  # includes the candidate's own evidence, as forward does
+    best, back = _best(likely, log_ratio, log_start, steps.far)
+    finish = forward + log_end
+    log_nothing = float(np.log(nothing))
+    total = float(np.logaddexp(_log_sum(finish), log_nothing))
+    posterior = np.exp(forward + backward - log_ratio - total).sum(axis=0)
+    share = np.exp(finish - total).sum(axis=(1, 2)) + scale_prior * np.exp(log_nothing - total)
+    return Decoded(
+        posterior=np.minimum(posterior, 1.0),
+        path=_trace(best + log_end, back, log_nothing),
+        scale=share / share.sum(),
+        odd=_odd_step(odd, forward, backward, steps, total),
+        log_evidence=total,
+    )
+
+
+def _odd_step(
+    odd: Float64[np.ndarray, "n s w"],
+    forward: Float64[np.ndarray, "s n k"],
+    backward: Float64[np.ndarray, "s n k"],
+    steps: Steps,
+    total: float,
+) -> float:
+    """Posterior probability that some step was the odd one."""
+    n, _, reach = odd.shape
+    origin = steps.odd_k - (steps.weight.shape[0] - steps.odd_g)
+    chance = 0.0
+    for w in range(reach):
+        far = reach - w
+        if far < n:
+            both = forward[:, :-far, origin] + backward[:, far:, steps.odd_k] - total
+            chance += float((np.exp(both) * odd[far:, :, w].T).sum())
+    return min(chance, 1.0)
+
+
+def _step_likelihoods(
+    distance: Float64[np.ndarray, "n n"], scale: Float64[np.ndarray, " s"], steps: Steps
+) -> tuple[Float64[np.ndarray, "n s w g k"], Float64[np.ndarray, "n s w"]]:
+    """Probability of a step times the density of its length, from the REACH candidates before each, nearest last."""
+    n = len(distance)
+    near = np.full((n, REACH), np.inf)
+    for w in range(1, min(REACH, n - 1) + 1):
+        near[w:, REACH - w] = np.diagonal(distance, w)
+    length = np.clip(near[:, None, :] / scale[:, None], 1e-3, 1e3)
+    log_length = np.log(length)
+    z = (log_length[..., None, None] - steps.log_length) / steps.sd
+    likely = np.exp(-0.5 * z * z) * (steps.weight / (np.sqrt(2 * np.pi) * steps.sd)) / length[..., None, None]
+    z = (log_length - steps.odd_log_length) / steps.odd_sd
+    odd = np.exp(-0.5 * z * z) * (steps.odd_weight / (np.sqrt(2 * np.pi) * steps.odd_sd)) / length
+    likely[..., steps.odd_g, steps.odd_k] += odd
+    return likely, odd
+
+
+def _turned(likely: Float64[np.ndarray, "n s w g k"]) -> Float64[np.ndarray, "n s w g k"]:
+    """The same steps seen from below: candidates and states in reverse order, from target to source."""
+    n, _, reach, gaps, k = likely.shape
+    turned = np.zeros_like(likely)
+    for w in range(reach):
+        for g in range(gaps):
+            far, skip = reach - w, gaps - g
+            if far < n:
+                turned[far:, :, w, g, skip:] = likely[far:, :, w, g, skip:][::-1, :, ::-1]
+    return turned
+
+
+def _sums(
+    likely: Float64[np.ndarray, "n s w g k"],
+    log_ratio: Float64[np.ndarray, "s n k"],
+    log_start: Float64[np.ndarray, "s n k"],
+    far: Float64[np.ndarray, "k k"],
+) -> Float64[np.ndarray, "s n k"]:
+    """Logarithm of the summed weight of all beginnings that end at a candidate and a state."""
+    scales, n, states = log_ratio.shape
+    _, _, reach, gaps, _ = likely.shape
+    total = np.full((scales, n + reach, gaps + states), NEVER)  # margins: candidates and states that do not exist
+    before = np.full((scales, states), NEVER)  # summed over all candidates so far
+    for i in range(n):
+        near = total[:, i : i + reach]
+        top = before.max()
+        weight = np.exp(near - top)
+        sources = sliding_window_view(weight, states, axis=2)[:, :, :gaps]
+        reached = np.einsum("swgk,swgk->sk", sources, likely[i]) + np.exp(before - top) @ far
+        here = log_ratio[:, i] + np.logaddexp(log_start[:, i], _log(reached, top))
+        total[:, i + reach, gaps:] = here
+        before = np.logaddexp(before, here)
+    return total[:, reach:, gaps:]
+
+
+def _best(
+    likely: Float64[np.ndarray, "n s w g k"],
+    log_ratio: Float64[np.ndarray, "s n k"],
+    log_start: Float64[np.ndarray, "s n k"],
+    far: Float64[np.ndarray, "k k"],
+) -> tuple[Float64[np.ndarray, "s n k"], Int64[np.ndarray, "s n k"]]:
+    """Logarithm of the weight of the best such beginning, and candidate times states plus state it came from, or -1."""
+    scales, n, states = log_ratio.shape
+    _, _, reach, gaps, _ = likely.shape
+    total = np.full((scales, n + reach, gaps + states), NEVER)
+    back = np.full((scales, n, states), -1)
+    before, before_at = np.full((scales, states), NEVER), np.zeros((scales, states), dtype=np.int64)
+    state = np.arange(states)
+    for i in range(n):
+        top = before.max()
+        sources = sliding_window_view(np.exp(total[:, i : i + reach] - top), states, axis=2)[:, :, :gaps]
+        near = (sources * likely[i]).reshape(scales, reach * gaps, states)
+        near_at = near.argmax(axis=1)
+        distant = np.exp(before - top)[:, :, None] * far
+        distant_at = distant.argmax(axis=1)
+        choice = np.stack([
+            np.take_along_axis(near, near_at[:, None], 1)[:, 0], np.take_along_axis(distant, distant_at[:, None], 1)[:, 0]
+        ])  # fmt: skip
+        reached = _log(choice.max(axis=0), top)
+        w, g = np.divmod(near_at, gaps)
+        near_from = (i - reach + w) * states + state - gaps + g
+        distant_from = np.take_along_axis(before_at, distant_at, 1) * states + distant_at
+        came = np.where(choice[0] >= choice[1], near_from, distant_from)
+        here = log_ratio[:, i] + np.maximum(log_start[:, i], reached)
+        back[:, i] = np.where(log_start[:, i] >= reached, -1, came)
+        total[:, i + reach, gaps:] = here
+        before_at = np.where(here > before, i, before_at)
+        before = np.maximum(before, here)
+    return total[:, reach:, gaps:], back
+
+
+def _trace(
+    best: Float64[np.ndarray, "s n k"], back: Int64[np.ndarray, "s n k"], log_nothing: float
+) -> Int64[np.ndarray, " n"]:
+    """Follow the best naming from its last candidate to its first."""
+    _, n, states = best.shape
+    path = np.full(n, -1)
+    scale, i, k = np.unravel_index(best.argmax(), best.shape)
+    if best[scale, i, k] <= log_nothing:
+        return path
+    here = int(i * states + k)
+    while here >= 0:
+        i, k = divmod(here, states)
+        path[i] = k
+        here = int(back[scale, i, k])
+    return path
+
+
+def _log(weight: Float64[np.ndarray, "s k"], top: float) -> Float64[np.ndarray, "s k"]:
+    """Logarithm of ``weight`` times e to the ``top``; NEVER for nought."""
+    return np.where(weight > 0, np.log(np.where(weight > 0, weight, 1.0)) + top, NEVER)
+
+
+def _log_sum(x: Float64[np.ndarray, "..."]) -> float:
+    top = x.max()
+    return float(top + np.log(np.exp(x - top).sum()))
