@@ -33,8 +33,8 @@ class Engine(Protocol):
     name: str
     device: str
 
-    def __call__(self, image: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        """Run the network once."""
+    def __call__(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
+        """Run the network once; all its outputs, in its own order."""
         ...
 
 
@@ -46,15 +46,18 @@ class Session:
         device: ``auto`` (CUDA if it works, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         engine: ``auto``, or one engine by name.
         threads: CPU threads; 0 leaves it to the engine.
+        shapes: how many input shapes OpenVINO keeps compiled at a time, for inputs that take turns.
 
     Raises:
         SetupError: no such file, not an ONNX model, or a device or engine that is not there.
     """
 
-    def __init__(self, model: Path, device: str = "auto", engine: EngineName = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, model: Path, device: str = "auto", engine: EngineName = "auto", threads: int = 0, *, shapes: int = 1
+    ) -> None:
         self.path = model
         self.metadata = read_metadata(model)
-        self._engine = _open_engine(model, device, engine, threads)
+        self._engine = _open_engine(model, device, engine, threads, shapes)
 
     @property
     def engine(self) -> str:
@@ -73,7 +76,11 @@ class Session:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def __call__(self, image: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        """Run the network on one batch, float32 in and out."""
+        """Run the network on one batch, float32 in and out; the first of its outputs."""
+        return self._engine(image)[0]
+
+    def outputs(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
+        """Run the network on one batch; all its outputs, in the order the file has them."""
         return self._engine(image)
 
 
@@ -86,7 +93,7 @@ def parse_device(device: str) -> tuple[Literal["auto", "cpu", "cuda"], int]:
     return kind, int(match[2] or 0)
 
 
-def _open_engine(model: Path, device: str, engine: EngineName, threads: int) -> Engine:
+def _open_engine(model: Path, device: str, engine: EngineName, threads: int, shapes: int) -> Engine:
     kind, index = parse_device(device)
     if kind == "cuda" and engine == "openvino":
         raise SetupError("OpenVINO does not run on CUDA; use --device cpu, or the engine onnxruntime")
@@ -99,7 +106,7 @@ def _open_engine(model: Path, device: str, engine: EngineName, threads: int) -> 
             except SetupError as error:
                 log.warning("an NVIDIA driver is there, but the CPU is used: %s", error)
         if engine == "openvino" or (engine == "auto" and _installed("openvino")):
-            return _OpenVino(model, threads)
+            return _OpenVino(model, threads, shapes)
         return _OnnxRuntime(model, None, threads)
     except ImportError as error:
         raise SetupError(f"the engine for device {device} is not installed ({error}); run uv sync") from error
@@ -131,11 +138,11 @@ def _openvino_core() -> Any:
 
 
 class _OpenVino:
-    """OpenVINO on the CPU. Compiled per input shape, since static shapes run faster and shapes are few."""
+    """OpenVINO on the CPU. Compiled per input shape, since static shapes run faster; the last few are kept."""
 
     device = "cpu"
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, shapes: int) -> None:
         import openvino
 
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
@@ -148,17 +155,21 @@ class _OpenVino:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
             raise SetupError(f"{model}: OpenVINO cannot read it ({_first_line(error)}); export it again") from error
-        self._shape: tuple[int, ...] | None = None
-        self._request: Any = None
+        self._shapes = shapes
+        self._requests: dict[tuple[int, ...], Any] = {}  # the shape used longest ago comes first
 
-    def __call__(self, image: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        if image.shape != self._shape:
-            model = self._model.clone()
-            model.reshape(image.shape)
-            self._request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-            self._shape = image.shape
-        result: Float32[np.ndarray, "..."] = self._request.infer([image], share_inputs=True)[0]
-        return result
+    def __call__(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
+        request = self._requests.pop(image.shape, None) or self._compile(image.shape)
+        self._requests[image.shape] = request
+        found = request.infer([image], share_inputs=True)
+        return tuple(found[index] for index in range(len(found)))
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        while len(self._requests) >= self._shapes:  # dropped first: two at a time may be too much memory
+            del self._requests[next(iter(self._requests))]
+        model = self._model.clone()
+        model.reshape(shape)
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
 
 
 class _OnnxRuntime:
@@ -194,9 +205,8 @@ class _OnnxRuntime:
             )
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, image: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        result: Float32[np.ndarray, "..."] = self._session.run(None, {self._input: image})[0]
-        return result
+    def __call__(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
+        return tuple(self._session.run(None, {self._input: image}))
 
 
 def _first_line(error: BaseException) -> str:

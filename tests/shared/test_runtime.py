@@ -42,6 +42,37 @@ def test_both_engines_run_any_size(model, engine):
     assert ("ONNX Runtime" in session.engine) == (engine == "onnxruntime")
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_every_output_comes_in_the_files_order(tmp_path, engine):
+    shape = [1, 1, "y", "x"]
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["image"], ["second"]), helper.make_node("Relu", ["image"], ["first"])],
+        "two",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("first", "second")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(proto, {METADATA_KEY: "{}"})
+    onnx.save(proto, tmp_path / "two.onnx")
+    session = Session(tmp_path / "two.onnx", "cpu", engine)
+    image = np.random.default_rng(0).normal(size=(1, 1, 4, 5)).astype(np.float32)
+    first, second = session.outputs(image)
+    np.testing.assert_array_equal(first, np.maximum(image, 0))
+    np.testing.assert_array_equal(second, -image)
+    np.testing.assert_array_equal(session(image), first)
+
+
+def test_the_last_shapes_stay_compiled(model, monkeypatch):
+    session = Session(model, "cpu", "openvino", shapes=2)
+    compiled = []
+    make = session._engine._compile
+    monkeypatch.setattr(session._engine, "_compile", lambda shape: compiled.append(shape[-1]) or make(shape))
+    for width in (3, 4, 3, 4, 5, 4, 3):
+        image = np.full((1, 1, 2, 2, width), -1, np.float32)
+        assert session(image).shape == image.shape
+    assert compiled == [3, 4, 5, 3]  # of 3, 4 and 5 the one used longest ago made room
+
+
 def test_metadata_is_read_without_an_engine(model):
     assert read_metadata(model) == {"task": "test", "note": "µm"}
 
