@@ -89,10 +89,6 @@ def train(
         SetupError: data, weights or settings do not do.
         DataError: labels cannot be used.
     """
-    if config.network == "detector" and config.detector.kind == "yolo":
-        from bones.yolo import train_yolo
-
-        return train_yolo(config, run, data, split=split, init=init, classes=classes, say=say)
     fabric = launch(config.training)
     first = fabric.global_rank == 0
     arguments = {"data": data, "split": split, "init": init, "out": run}

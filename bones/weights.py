@@ -111,7 +111,11 @@ def _aliases(weights: Weights) -> dict[str, Tensor]:
 
 
 def _fetch(config: Config) -> Weights:
-    """Fetch weights through torchvision, which keeps them in torch's cache."""
+    """Fetch weights through torchvision or ultralytics; they are kept in torch's cache."""
+    if config.detector.kind == "yolo" and config.detector.pretrained == "coco":
+        from bones.yolo import fetch_weights
+
+        return fetch_weights(config.detector)
     from torchvision.models import ResNet50_Weights, VGG16_Weights
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, SSD300_VGG16_Weights
 
