@@ -69,6 +69,10 @@ class Scores:
             }
         return result
 
+    def means(self) -> dict[str, float]:
+        """Mean of every metric that any case has a finite value of."""
+        return {metric: found["mean"] for metric, found in self.summary().items() if found["mean"] is not None}
+
     def _at(self, index: np.ndarray, values: np.ndarray) -> dict[str, Any] | None:
         if not len(index):
             return None

@@ -138,6 +138,7 @@ def evaluate(
     labels: Path | None = None,
     out: Path | None = None,
     device: Device = "auto",
+    record: Flag = False,
     voice: Quiet = Voice(),
 ) -> Answer:
     """Score a model, or masks made by anything else, on labelled scans: scores.json, a CSV, figures, the worst three.
@@ -152,9 +153,13 @@ def evaluate(
         labels: folder of other labels than those beside the scans.
         out: folder for the scores; runs/coronary/evaluate if left out.
         device: where the network runs.
+        record: write the means into the model file, whose card then shows them.
         voice: how to speak.
     """
     from coronary.evaluate import evaluate_folder
+
+    if record and model is None:
+        raise SetupError("--record: there is no model to record the scores in; give --model")
 
     folder = out or Path("runs/coronary/evaluate")
     with voice.progress("evaluating") as update:
@@ -166,6 +171,10 @@ def evaluate(
         print(f"error: {failure}", file=sys.stderr)
     _tell_scores(scores, voice)
     voice.say(f"in {folder}")
+    if record and model is not None:
+        from shared.export import record_scores
+
+        record_scores(model, scores.means() | {"cases": len(scores.rows), "data": data.name})
     return Answer({"scores": scores.summary(), "cases": scores.rows}, int(bool(scores.failures)))
 
 

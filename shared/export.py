@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import nn
 from shared.errors import SkiagramError
 from shared.io.atomic import whole
 from shared.onnx_graph import split_concatenations
-from shared.runtime import METADATA_KEY, EngineName, Session
+from shared.runtime import METADATA_KEY, EngineName, Session, read_metadata
 
 log = logging.getLogger(__name__)
 Sample = Float32[np.ndarray, "n c ..."]
@@ -144,6 +144,20 @@ def quantise(
             )
         _save(quantised, aside, metadata | {"precision": "int8", "int8_gate": scores})
     return scores
+
+
+def record_scores(model: Path, scores: Mapping[str, Any]) -> None:
+    """Write what an evaluation found into the model file's metadata, as ``scores``; the network stays as it is.
+
+    ``scores`` is flat: a mean for each metric, how many ``cases``, and the name of the ``data``.
+
+    Raises:
+        SetupError: the file has no metadata of ours.
+    """
+    metadata = read_metadata(model)
+    proto = onnx.load(model)
+    with whole(model) as aside:
+        _save(proto, aside, metadata | {"scores": dict(scores)})
 
 
 def _save(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
