@@ -12,18 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from bones.formats.case import ANATOMY, stacked
 from bones.formats.case import Case as Case
 from bones.formats.case import DataError as DataError
 from bones.formats.case import Found as Found
 from bones.formats.case import Problem as Problem
-from bones.formats.case import stacked
+from bones.formats.coco import is_coco, read_coco
 from bones.formats.yolo_txt import is_yolo, read_yolo
 from shared.errors import SetupError
 
 log = logging.getLogger(__name__)
-
-# Classes that say what a thing is, not that it is broken: never merged into another.
-ANATOMY = ("bone", "implant", "lesion")
 
 
 class Layout(NamedTuple):
@@ -35,7 +33,7 @@ class Layout(NamedTuple):
 
 
 # The first that fits is taken, so the particular ones come first.
-LAYOUTS = (Layout("YOLO", is_yolo, read_yolo),)
+LAYOUTS = (Layout("COCO", is_coco, read_coco), Layout("YOLO", is_yolo, read_yolo))
 
 
 def scan_folder(folder: Path) -> Found:

@@ -21,6 +21,8 @@ PARTS: dict[str, Part] = {
     "training": "training", "train": "training", "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+# Classes that say what a thing is, not that it is broken: never merged into another.
+ANATOMY = ("bone", "implant", "lesion")
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -103,6 +105,18 @@ class Found:
     layout: str
     cases: tuple[Case, ...]
     problems: tuple[Problem, ...] = ()
+
+
+def fracture_in(labels: Iterable[str], classes: Iterable[str]) -> bool | None:
+    """Say whether one of these boxes is a fracture; None if the data set has no class for it."""
+    if all(name.casefold() in ANATOMY for name in classes):
+        return None
+    return any(label.casefold() not in ANATOMY for label in labels)
+
+
+def bone_in(labels: Iterable[str]) -> bool | None:
+    """Say that bone is there, which any box but a lesion's tells; None where none does."""
+    return True if any(label.casefold() != "lesion" for label in labels) else None
 
 
 def pictures_below(folder: Path) -> list[Path]:

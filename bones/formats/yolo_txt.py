@@ -20,6 +20,8 @@ from bones.formats.case import (
     Outline,
     Part,
     Problem,
+    bone_in,
+    fracture_in,
     part_of,
     pictures_below,
     read_text,
@@ -71,9 +73,11 @@ def read_yolo(folder: Path) -> Found:
         else:
             without.append(picture)
         cases.append(
-            Case(within(picture, folder), picture, width, height, stacked(marks.boxes), tuple(marks.labels),
-                 marks.drawn(), fractured=None if marks.boxes else False,
-                 part=_part_of(picture, folder, parts))
+            Case(
+                within(picture, folder), picture, width, height, stacked(marks.boxes), tuple(marks.labels),
+                marks.drawn(), bone=bone_in(marks.labels), fractured=fracture_in(marks.labels, names or marks.labels),
+                part=_part_of(picture, folder, parts),
+            )
         )  # fmt: skip
     problems += [
         Problem(within(path, folder), "has no label file, so nothing is on it", "add an empty one if so", note=True)
