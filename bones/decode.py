@@ -7,14 +7,17 @@ torch. Boxes are ``x1 y1 x2 y2`` in pixels of the network's square input.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from bones.preprocess import boxes_to_picture
 from shared.boxes import iou_matrix
 from shared.config import Config as FrozenConfig
+from shared.errors import SetupError
 from shared.types import Boxes, Polygon
 
 DELTA_SCALE = np.array([10, 10, 5, 5], np.float32)  # SSD's variances 0.1 and 0.2 (Liu et al. 2016, its code)
@@ -53,6 +56,34 @@ class Found(NamedTuple):
     scores: Float32[np.ndarray, " n"]
     labels: Int64[np.ndarray, " n"]
     polygons_px: tuple[Polygon, ...] | None = None
+
+
+Decoder: TypeAlias = Callable[[Sequence[np.ndarray], float], Found]
+"""Turns a network's outputs for one picture into what scores so much or more."""
+
+
+def decoder_of(kind: str, size_px: int, anchors: Anchors | None, selection: Selection) -> Decoder:
+    """Return how the outputs of a detector of this kind become boxes.
+
+    Raises:
+        SetupError: there is no such kind, or an SSD without its anchors.
+    """
+    if kind == "maskrcnn":
+        return decode_instances
+    if kind != "ssd300_vgg16" or anchors is None:
+        raise SetupError(
+            f"a detector of kind {kind}{'' if anchors else ' without anchors'} cannot be used; export it again"
+        )
+    ssd = SsdDecoder.of(anchors, size_px, selection)
+    return lambda outputs, threshold: ssd(outputs[0][0], outputs[1][0], threshold)
+
+
+def to_picture(found: Found, size_px: int, width_px: int, height_px: int) -> Found:
+    """Bring what was found on the square of ``size_px`` back to the picture of ``width_px`` by ``height_px``."""
+    scale = np.array([width_px, height_px], np.float32) / size_px
+    polygons = None if found.polygons_px is None else tuple(polygon * scale for polygon in found.polygons_px)
+    boxes = boxes_to_picture(found.boxes_px, size_px, width_px, height_px)
+    return found._replace(boxes_px=boxes, polygons_px=polygons)
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,14 @@ def nms(boxes_px: Boxes, iou: float) -> Int64[np.ndarray, " kept"]:
         if kept[index]:
             kept[index + 1 :] &= ~overlap[index, index + 1 :]
     return np.flatnonzero(kept)
+
+
+def decode_instances(outputs: Sequence[np.ndarray], threshold: float) -> Found:
+    """Take what torchvision's Mask R-CNN has selected by itself: boxes, labels, scores, and masks over the boxes."""
+    boxes, labels, scores, masks = outputs
+    best = np.argsort(-scores, kind="stable")
+    best = best[scores[best] >= threshold]
+    return Found(boxes[best], scores[best], labels[best], outlines(masks[best, 0], boxes[best]))
 
 
 def outlines(masks: Float32[np.ndarray, "n y x"], boxes_px: Boxes) -> tuple[Polygon, ...]:

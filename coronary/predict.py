@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,8 +28,8 @@ from shared.errors import InputError, SetupError
 from shared.geometry import bounding_box, box_within, crop, resample_to_grid
 from shared.io.volume import from_array, from_sitk, read_volume
 from shared.postprocess import keep_components
-from shared.registry import TASKS, find_model
-from shared.runtime import EngineName, Session, cuda_is_plausible
+from shared.registry import TASKS, choose_model
+from shared.runtime import EngineName, Session
 from shared.sliding_window import plan_windows, slide
 from shared.types import Affine, Grid, MaskArray, Segmentation, Volume, VolumeArray
 
@@ -70,7 +70,7 @@ class Predictor:
         contrast_check: bool = True,
     ) -> None:
         path = Path(model) if model is not None else None
-        self.session = Session(_choose(path, device, precision), device, engine, threads)
+        self.session = Session(choose_model("coronary", precision, device, path), device, engine, threads)
         self.preprocessing, self.inference = _settings(self.session)
         if precision not in ("auto", self.precision):
             raise SetupError(f"{self.session.path}: is {self.precision}, not {precision}; give the other file, or auto")
@@ -247,16 +247,6 @@ def _too_coarse(volume: Volume) -> tuple[str, ...]:
 
 def _segmentation(labels: np.ndarray, volume: Volume, findings: tuple[str, ...]) -> Segmentation:
     return Segmentation(labels, volume.affine, TASKS["coronary"].labels, volume.source, findings)
-
-
-def _choose(model: Path | None, device: str, precision: Literal["auto", "fp32", "int8"]) -> Path:
-    if precision != "auto":
-        return find_model("coronary", precision, model)
-    on_cpu = device == "cpu" or (device == "auto" and not cuda_is_plausible())
-    if on_cpu and (model is None or model.is_dir()):
-        with suppress(SetupError):  # a folder of models may hold no INT8 twin; `auto` then takes float32
-            return find_model("coronary", "int8", model)
-    return find_model("coronary", "fp32", model)
 
 
 def _settings(session: Session) -> tuple[Preprocessing, Inference]:

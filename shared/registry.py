@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from shared.errors import SetupError, SkiagramError
 from shared.report import installed_version, product_version, sha256_of
 
 Precision = Literal["fp32", "int8"]
+ModelKind = Literal["fp32", "int8", "gate"]
+"""A task's network in either precision, and the small network before it, where a task has one."""
 
 MODELS_VARIABLE = "SKIAGRAM_MODELS"
 CHECKOUT_MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
@@ -38,7 +41,7 @@ class Task:
     name: str
     summary: str
     labels: Mapping[int, str]
-    models: Mapping[Precision, str]
+    models: Mapping[ModelKind, str]
     extra: str
     """The project extra that installs what prediction needs."""
     own_verbs: Mapping[str, str]
@@ -65,24 +68,44 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def find_model(task: str, precision: Precision, explicit: Path | None = None) -> Path:
-    """Return the model file of ``task``: ``explicit`` (a file, or a folder of models), else the first place with one.
+def find_model(task: str, model: ModelKind, explicit: Path | None = None) -> Path:
+    """Return a model file of ``task``: ``explicit`` (a file, or a folder of models), else the first place with one.
 
     Places in order: the folder named by SKIAGRAM_MODELS, the checkout's data/models. What was asked for explicitly
     is never replaced by something else. Raises SetupError that names every place tried.
     """
-    name = TASKS[task].models[precision]
+    name = TASKS[task].models[model]
+    flag = "--gate" if model == "gate" else "--model"
     if explicit is not None:
         chosen = explicit / name if explicit.is_dir() else explicit
         if chosen.is_file():
             return chosen
-        raise SetupError(f"{chosen}: no such model file; give --model an ONNX file or a folder that holds {name}")
+        raise SetupError(f"{chosen}: no such model file; give {flag} an ONNX file or a folder that holds {name}")
     places = model_folders()
     for place in places:
         if (place / name).is_file():
             return place / name
     tried = ", ".join(str(place) for place in places)
-    raise SetupError(f"{name}: no such model in {tried}; give --model FILE or set {MODELS_VARIABLE} to its folder")
+    raise SetupError(f"{name}: no such model in {tried}; give {flag} FILE or set {MODELS_VARIABLE} to its folder")
+
+
+def choose_model(
+    task: str, precision: Literal["auto", "fp32", "int8"], device: str, explicit: Path | None = None
+) -> Path:
+    """Return the model file of ``task`` that suits the device: ``auto`` is INT8 on the CPU and float32 on CUDA.
+
+    With ``auto``, where there is no file of the one, the other is taken. Raises as `find_model`.
+    """
+    from shared.runtime import cuda_is_plausible
+
+    if precision != "auto":
+        return find_model(task, precision, explicit)
+    on_cpu = device == "cpu" or (device == "auto" and not cuda_is_plausible())
+    wanted: tuple[Precision, ...] = ("int8", "fp32") if on_cpu else ("fp32", "int8")
+    for kind in wanted:
+        with suppress(SetupError):
+            return find_model(task, kind, explicit)
+    return find_model(task, "fp32", explicit)
 
 
 def model_folders() -> tuple[Path, ...]:
@@ -109,7 +132,7 @@ def info(task: str, probe: Callable[[Path], Any] | None = None) -> dict[str, Any
         "summary": entry.summary,
         "labels": {str(label): name for label, name in entry.labels.items()},
         "verbs": dict(entry.verbs),
-        "models": {precision: _model(task, precision, probe) for precision in entry.models},
+        "models": {model: _model(task, model, probe) for model in entry.models},
         "engines": {engine: _first_version(wheels) for engine, wheels in _ENGINES.items()},
     }
 
@@ -118,9 +141,9 @@ def _first_version(wheels: tuple[str, ...]) -> str | None:
     return next((version for wheel in wheels if (version := installed_version(wheel))), None)
 
 
-def _model(task: str, precision: Precision, probe: Callable[[Path], Any] | None) -> dict[str, Any]:
+def _model(task: str, model: ModelKind, probe: Callable[[Path], Any] | None) -> dict[str, Any]:
     try:
-        path = find_model(task, precision)
+        path = find_model(task, model)
     except SetupError as error:
         return {"found": False, "problem": str(error)}
     size = path.stat().st_size

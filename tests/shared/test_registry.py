@@ -9,7 +9,7 @@ import pytest
 
 from shared import registry
 from shared.errors import SetupError
-from shared.registry import MODELS_VARIABLE, TASKS, find_model, info
+from shared.registry import MODELS_VARIABLE, TASKS, choose_model, find_model, info
 
 FP32 = "coronary.onnx"
 
@@ -58,6 +58,20 @@ def test_missing_model_names_every_place(checkout: Path, named: Path) -> None:
         assert word in str(caught.value)
 
 
+def test_auto_takes_what_suits_the_device_and_else_what_is_there(checkout: Path) -> None:
+    assert choose_model("coronary", "auto", "cpu") == checkout / FP32
+    (checkout / "coronary-int8.onnx").write_bytes(b"int8")
+    assert choose_model("coronary", "auto", "cpu") == checkout / "coronary-int8.onnx"
+    assert choose_model("coronary", "auto", "cuda:1") == checkout / FP32
+    assert choose_model("coronary", "fp32", "cpu") == checkout / FP32
+    (checkout / FP32).unlink()
+    assert choose_model("coronary", "auto", "cuda") == checkout / "coronary-int8.onnx"
+    with pytest.raises(SetupError, match=r"coronary\.onnx: no such model"):
+        choose_model("coronary", "fp32", "cpu")
+    with pytest.raises(SetupError, match=r"mine\.onnx: no such model file"):
+        choose_model("coronary", "auto", "cpu", checkout / "mine.onnx")
+
+
 def test_variable_that_names_no_folder(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "gone"))
     with pytest.raises(SetupError, match="no folder"):
@@ -100,7 +114,7 @@ def test_labels_fit_a_mask() -> None:
         assert task.name == name
         assert task.labels[0] == "background"
         assert list(task.labels) == list(range(len(task.labels)))
-        assert set(task.models) == {"fp32", "int8"}
+        assert {"fp32", "int8"} <= set(task.models) <= {"fp32", "int8", "gate"}
 
 
 def test_import_is_light() -> None:
