@@ -18,6 +18,11 @@ from bones.formats.case import DataError as DataError
 from bones.formats.case import Found as Found
 from bones.formats.case import Problem as Problem
 from bones.formats.coco import is_coco, read_coco
+from bones.formats.fracatlas import is_fracatlas, read_fracatlas
+from bones.formats.mask_png import is_cvat, is_masked, is_ph2, read_cvat, read_masked, read_ph2
+from bones.formats.mura import is_mura, read_mura
+from bones.formats.plain import is_plain, read_plain
+from bones.formats.voc import is_voc, read_voc
 from bones.formats.yolo_txt import is_yolo, read_yolo
 from shared.errors import SetupError
 
@@ -33,7 +38,17 @@ class Layout(NamedTuple):
 
 
 # The first that fits is taken, so the particular ones come first.
-LAYOUTS = (Layout("COCO", is_coco, read_coco), Layout("YOLO", is_yolo, read_yolo))
+LAYOUTS = (
+    Layout("FracAtlas", is_fracatlas, read_fracatlas),
+    Layout("MURA", is_mura, read_mura),
+    Layout("PH2", is_ph2, read_ph2),
+    Layout("CVAT masks", is_cvat, read_cvat),
+    Layout("COCO", is_coco, read_coco),
+    Layout("YOLO", is_yolo, read_yolo),
+    Layout("PASCAL VOC", is_voc, read_voc),
+    Layout("images and masks", is_masked, read_masked),
+    Layout("pictures without labels", is_plain, read_plain),
+)
 
 
 def scan_folder(folder: Path) -> Found:

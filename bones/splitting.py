@@ -89,6 +89,9 @@ def split_cases(
     notes: list[str] = []
     if fingerprints is None:
         fingerprints = fingerprint_cases(cases, on_picture)
+        if bad := [case.name for case in cases if case.name not in fingerprints]:
+            notes.append(f"{len(bad)} pictures cannot be read and are left out, such as {bad[0]}")
+            cases = [case for case in cases if case.name in fingerprints]
     patients = {case.name: case.patient for case in cases if case.patient is not None}
     names = [case.name for case in cases]
     groups = group_pictures(names, patients=patients, fingerprints=fingerprints, families=families)

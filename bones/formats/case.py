@@ -133,6 +133,16 @@ def part_of(names: Iterable[str]) -> Part | None:
     return next((PARTS[name.lower()] for name in reversed([*names]) if name.lower() in PARTS), None)
 
 
+def listed_parts(folder: Path) -> dict[str, Part]:
+    """Return the part of each name in the lists of a folder, such as ``train.txt``; VOC and CVAT have them."""
+    parts: dict[str, Part] = {}
+    for path in sorted(folder.glob("*.txt")):
+        if path.stem.lower() in PARTS:
+            lines = (line.split() for line in read_text(path).splitlines())
+            parts |= {words[0]: PARTS[path.stem.lower()] for words in lines if words}
+    return parts
+
+
 def displayed_size(picture: Path) -> tuple[int, int]:
     """Return a picture's width and height as displayed, from its header where that is enough.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageDraw
 
 from bones.formats.case import Outline, Rle
 from bones.formats.geometry import BadLabelError
@@ -80,11 +79,13 @@ def box_of(runs: Rle) -> list[float]:
 
 
 def filled(outline: Outline, width_px: int, height_px: int) -> Mask:
-    """Return the pixels of an outline: those whose centres polygons hold (even-odd in none: polygons are joined)."""
+    """Return the pixels of an outline: those whose centres one of its polygons holds."""
     if isinstance(outline, Rle):
         return decode(outline)
-    image = Image.new("1", (width_px, height_px))
-    draw = ImageDraw.Draw(image)
+    from skimage.draw import polygon as pixels_in
+
+    mask = np.zeros((height_px, width_px), bool)
     for polygon in outline:
-        draw.polygon([(float(x) - 0.5, float(y) - 0.5) for x, y in polygon], fill=1)
-    return np.asarray(image, bool)
+        corners = polygon.astype(np.float64) - 0.5
+        mask[pixels_in(corners[:, 1], corners[:, 0], mask.shape)] = True
+    return mask
