@@ -16,7 +16,7 @@ for seed in $seeds; do
   if [ -e "$run/ablation.json" ]; then uv run coronary train --resume "$run"
   else
     uv run coronary train --preset reference-ablation --data runs/coronary/phantoms --out "$run" --seed "$seed" \
-      --cache runs/coronary/cache --features 8 16 32 64 96 8 --patch 48 48 48 --validation-cases 2
+      --cache runs/coronary/cache --features 8 16 32 64 96 8 --patch 48 48 48 --precision bf16-mixed --validation-cases 2
   fi
 done
 uv run python recipes/compare_scores.py $out-*/baseline --against $out-*/augmented --out $out.json
