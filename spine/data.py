@@ -22,6 +22,7 @@ from shared.io.radiograph import read_radiograph
 from spine.cases import Film, read_labels
 from spine.config import LEVELS, Config
 from spine.offline import offline_ultralytics
+from spine.preprocess import as_bytes
 
 offline_ultralytics()
 
@@ -70,9 +71,11 @@ class Films(YOLODataset):
             data={"names": dict(enumerate(LEVELS)), "channels": CHANNELS},
         )  # fmt: skip
 
-    def get_img_files(self, img_path: list[str]) -> list[str]:
+    imgsz: Any
+
+    def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Keep the films as they were given."""
-        return sorted(img_path)
+        return sorted([img_path] if isinstance(img_path, str) else img_path)
 
     def get_labels(self) -> list[dict[str, Any]]:
         """Read every film's size and polygons."""
@@ -100,7 +103,7 @@ class Films(YOLODataset):
         height, width = self.sizes_px[self.im_files[i]]
         grey = self.kept.get(i) if self.kept is not None else None
         if grey is None:
-            grey = np.round(read_radiograph(self.im_files[i]).array * 255).astype(np.uint8)
+            grey = as_bytes(read_radiograph(self.im_files[i]).array)
             share = self.imgsz / max(height, width)
             if share != 1:
                 size = min(int(np.ceil(width * share)), self.imgsz), min(int(np.ceil(height * share)), self.imgsz)
@@ -113,12 +116,12 @@ class Films(YOLODataset):
         """Turn the film by quarters, if that is asked for, before ultralytics makes instances of its labels."""
         if self.augment and random.random() < self.turns:
             label = quarter_turned(label, random.choice((1, 2, 3)))
-        return super().update_labels_info(label)  # type: ignore[no-any-return]
+        return super().update_labels_info(label)
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
         """Return a film as tensors; a ``Draw`` is augmented by random numbers of its own."""
         if not isinstance(key, Draw):
-            return super().__getitem__(key)  # type: ignore[no-any-return]
+            return super().__getitem__(key)
         state = np.random.SeedSequence([self.seed, key.epoch, key.place]).generate_state(2)
         random.seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  ultralytics draws from the global generators

@@ -21,8 +21,9 @@ def build(config: Config) -> nn.Module:
     offline_ultralytics()
     from ultralytics.nn.tasks import SegmentationModel
 
-    model: nn.Module = SegmentationModel(f"{config.network}.yaml", ch=3, nc=len(LEVELS), verbose=False)
-    model.names = dict(enumerate(LEVELS))
+    make: Any = SegmentationModel
+    model: nn.Module = make(f"{config.network}.yaml", ch=3, nc=len(LEVELS), verbose=False)
+    model.names = dict(enumerate(LEVELS))  # type: ignore[assignment]
     return model
 
 

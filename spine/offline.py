@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from types import ModuleType
+from typing import Any
 
 
 def offline_ultralytics() -> ModuleType:
@@ -23,13 +24,14 @@ def offline_ultralytics() -> ModuleType:
     # Its settings file is written with a line of advice; training speaks for itself.
     logging.getLogger("ultralytics").setLevel(logging.WARNING)
     import ultralytics
-    from ultralytics.engine import trainer
+    from ultralytics.engine import trainer as engine
     from ultralytics.utils import LOGGER, callbacks, events
 
     LOGGER.setLevel(logging.WARNING)
     events.events.enabled = False
     callbacks.add_integration_callbacks = lambda instance: None
     callbacks.base.add_integration_callbacks = callbacks.add_integration_callbacks
+    trainer: Any = engine
     trainer.check_amp = lambda model: next(model.parameters()).device.type == "cuda"
     module: ModuleType = ultralytics
     return module

@@ -11,10 +11,12 @@ checkpoint without pickles from which a run goes on exactly, and the run folder 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shared.errors import SetupError
 from shared.io.atomic import whole
@@ -74,7 +76,8 @@ def train(
                 trainer = SpineTrainer(overrides=trainer_settings(config, run, device))
                 if "," not in device:  # callbacks of several processes would have to be pickled
                     trainer.add_callback("on_train_batch_end", _progress(on_progress))
-                trainer.train()
+                run_trainer: Any = trainer.train
+                run_trainer()
         history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         best = best_of(history, METRIC)
         state = "finished" if ended(config, run) else "stopped"
@@ -140,9 +143,11 @@ def _choose_weights(run: Path, init: Path | None) -> None:
 
 
 def _progress(on_progress: Callable[[int, int, float], None]) -> Callable[[SpineTrainer], None]:
+    done = itertools.count(1)
+
     def tell(trainer: SpineTrainer) -> None:
         steps = len(trainer.train_loader)
-        trainer.batches_done = getattr(trainer, "batches_done", trainer.start_epoch * steps) + 1
-        on_progress(trainer.batches_done, trainer.epochs * steps, float(trainer.loss.detach()))
+        step = trainer.start_epoch * steps + next(done)
+        on_progress(step, trainer.epochs * steps, float(trainer.loss.detach()) / trainer.batch_size)
 
     return tell

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from ultralytics.data.build import build_dataloader
-from ultralytics.engine import trainer as engine
+from ultralytics.engine import trainer as ultralytics_trainer
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import unwrap_model
@@ -40,6 +40,7 @@ OPTIMISERS = {"auto": "auto", "sgd": "SGD", "adamw": "AdamW"}
 PRECISIONS: dict[str, bool | str] = {"32-true": False, "bf16-mixed": "bf16", "16-mixed": True}
 NEVER = 10**6
 
+engine: Any = ultralytics_trainer
 _autocast = engine.autocast
 
 
@@ -99,10 +100,17 @@ def device_string(training: Training) -> str:
     return ",".join(map(str, wanted))
 
 
-class SpineTrainer(SegmentationTrainer):  # type: ignore[misc]
+class SpineTrainer(SegmentationTrainer):
     """Trains from a run folder that holds ``config.json`` and ``films.json``; each process reads them itself."""
 
     history: list[dict[str, Any]]
+    model: Any
+    ema: Any
+    optimizer: Any
+    scaler: Any
+    stopper: Any
+    tloss: Any
+    loss: Any
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
         super().__init__(cfg, overrides, _callbacks)
