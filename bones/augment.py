@@ -81,28 +81,49 @@ def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
-def augmentation(config: Config) -> v2.Transform:
-    """Return what the config asks for, which ends with a square of the network's size.
+def for_boxes(config: Config) -> v2.Transform:
+    """Return what a detector's config asks for, which ends with a square of the network's size.
 
     ``best`` is torchvision's recipe for SSD (references/detection, presets ``ssd``) but for the colours: contrast and
     brightness, zooming out, crops that keep boxes, mirrors; or windows in place of the two in the middle.
     """
     sampling, side = config.sampling, config.detector.size_px
-    whole = v2.Resize((side, side), antialias=True)
-    mirrors = v2.RandomChoice([Mirror(across, down) for across, down in MIRRORS])
-    kept = v2.SanitizeBoundingBoxes(min_size=1, labels_getter=lambda sample: sample[1]["labels"])
+    fitted = v2.Resize((side, side), antialias=True)
+    kept = v2.SanitizeBoundingBoxes(min_size=1, labels_getter=_what_belongs_to_boxes)
     if sampling.augment == "none":
-        return v2.Compose([whole, kept])
+        return v2.Compose([fitted, kept])
     if sampling.augment == "flips":
-        return v2.Compose([mirrors, whole, kept])
-    if sampling.window_px is None:
-        cuts: list[v2.Transform] = [v2.RandomZoomOut(fill=0, side_range=(1.0, 2.0)), v2.RandomIoUCrop(), whole]
-        if sampling.small_object_crops:
-            near = Window(0.5, side, about_box=1.0)
-            far = v2.Compose(cuts)
-            share = sampling.small_object_crops
-            cuts = [v2.RandomChoice([near, far], p=[share, 1 - share])]
-    else:
+        return v2.Compose([_any_mirror(), fitted, kept])
+    if sampling.window_px is not None:
         cuts = [Window(sampling.window_px / side, sampling.window_px, sampling.small_object_crops)]
-    light = v2.RandomPhotometricDistort(hue=(0.0, 0.0), saturation=(1.0, 1.0))
-    return v2.Compose([*cuts, light, mirrors, kept])
+    else:
+        cuts = [v2.RandomZoomOut(fill=0, side_range=(1.0, 2.0)), v2.RandomIoUCrop(), fitted]
+        if share := sampling.small_object_crops:
+            cuts = [v2.RandomChoice([Window(0.5, side, about_box=1.0), v2.Compose(cuts)], p=[share, 1 - share])]
+    return v2.Compose([*cuts, _light(), _any_mirror(), kept])
+
+
+def for_masks(config: Config) -> v2.Transform:
+    """Return what a gate's config asks for, which ends with a square of the network's size."""
+    side = config.gate.size_px
+    fitted = v2.Resize((side, side), antialias=True)
+    if config.sampling.augment == "none":
+        return fitted
+    if config.sampling.augment == "flips":
+        return v2.Compose([_any_mirror(), fitted])
+    cut = v2.RandomResizedCrop((side, side), scale=(0.4, 1.0), ratio=(0.7, 1.4), antialias=True)
+    return v2.Compose([v2.RandomRotation(20.0), cut, _light(), _any_mirror()])
+
+
+def _any_mirror() -> v2.Transform:
+    return v2.RandomChoice([Mirror(across, down) for across, down in MIRRORS])
+
+
+def _light() -> v2.Transform:
+    """Change brightness and contrast, as torchvision's SSD recipe does."""
+    return v2.RandomPhotometricDistort(hue=(0.0, 0.0), saturation=(1.0, 1.0))
+
+
+def _what_belongs_to_boxes(sample: Any) -> list[Any]:
+    """Return what is dropped along with a box."""
+    return [sample[1]["labels"], *([sample[1]["masks"]] if "masks" in sample[1] else [])]
