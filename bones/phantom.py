@@ -78,7 +78,7 @@ def make(seed: int, index: int, config: PhantomConfig | None = None) -> Phantom:
     pieces = pieces_of(limb.bones, breaks)
     x, y = view.grid()
     line = SOFT_PER_MM * _flesh(rng, pieces, x, y)
-    texture = Texture(rng, float(rng.uniform(0.12, 0.4)))
+    texture = Texture(rng, float(rng.uniform(0.06, 0.2)))
     masks: dict[str, Bool[np.ndarray, "y x"]] = {}
     for piece in pieces:
         window, added, hit = seen(piece, x, y, texture)
@@ -191,8 +191,8 @@ def _flesh(rng: np.random.Generator, pieces: list[Piece], x: Grid, y: Grid) -> G
     from scipy import ndimage
 
     flesh = soft_tissue(pieces, x, y, float(rng.uniform(0.6, 0.95)))
-    noise = ndimage.gaussian_filter(rng.standard_normal(x.shape), (12, 5))
-    return np.asarray(flesh * (1 + 0.05 * noise / max(float(noise.std()), 1e-9)))
+    noise = ndimage.gaussian_filter(rng.standard_normal(x.shape), 0.03 * max(x.shape))
+    return np.asarray(flesh * (1 + 0.04 * noise / max(float(noise.std()), 1e-9)))
 
 
 def _finish(rng: np.random.Generator, picture: PictureArray, line: Grid, lit: Bool[np.ndarray, "y x"]) -> PictureArray:

@@ -116,8 +116,8 @@ class LongBone:
         for k, end_mm in enumerate(self.ends_mm):
             inside = along if k == 0 else self.length_mm - along
             inside = inside - self.notches_mm[k] * np.exp(-((np.asarray(across) / (0.35 * end_mm)) ** 2))
-            cap = 0.55 * end_mm
-            radius = radius * np.sqrt(np.clip(1 - (1 - np.clip(inside / cap, 0, 1)) ** 2, 0, 1)) ** 0.7
+            cap = 0.7 * end_mm
+            radius = radius * np.sqrt(np.clip(1 - (1 - np.clip(inside / cap, 0, 1)) ** 2, 0, 1)) ** 0.85
         if self.buckle is not None:
             bulge = np.exp(-(((along - self.buckle.at_mm) / self.buckle.wide_mm) ** 2))
             side = np.where(np.asarray(across) > 0, 1.0, self.buckle.other_side)
@@ -145,7 +145,7 @@ class ShortBone:
     waves: tuple[tuple[float, float], ...] = field(default=())
     """Size and phase of two, three, ... waves around the outline."""
     flat: float = 1.0
-    cortex_mm: float = 0.6
+    cortex_mm: float = 0.45
     parent: str | None = None
     tissue_mm: tuple[float, float] = (20.0, 20.0)
 
@@ -164,8 +164,8 @@ class ShortBone:
         mean = float(np.sqrt(self.radii_mm[0] * self.radii_mm[1]))
         within = max(1 - self.cortex_mm / mean, 0.1)
         # A power below a half: short bones are boxes rather than balls.
-        outer = np.clip(1 - share**2, 0, None) ** 0.35
-        inner = np.clip(1 - (share / within) ** 2, 0, None) ** 0.35 * within
+        outer = np.clip(1 - share**2, 0, None) ** 0.42
+        inner = np.clip(1 - (share / within) ** 2, 0, None) ** 0.42 * within
         return 2 * self.flat * mean * outer, 2 * self.flat * mean * np.minimum(inner, outer)
 
 

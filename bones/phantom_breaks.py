@@ -74,7 +74,7 @@ def draw_break(rng: np.random.Generator, bone: LongBone, kind: BreakKind, displa
         pitch = float(rng.choice([-1, 1]) * rng.uniform(3, 6)) * shown
     rough = tuple(_wave(rng, shown) for _ in range(5))
     if displaced:
-        tilt = float(np.clip(rng.normal(0, 0.16), -0.45, 0.45))
+        tilt = float(np.clip(rng.normal(0, 0.13), -0.4, 0.4))
         aside = float(rng.choice([-1, 1]) * rng.uniform(0.2, 1.7)) * shown
         along = float(rng.uniform(0.05, 0.4)) * shown
         if abs(aside) > 1.2 * shown:  # wholly off each other, so the fragments ride up

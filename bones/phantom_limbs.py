@@ -13,6 +13,8 @@ import numpy as np
 
 from bones.phantom_bones import Bone, LongBone, ShortBone
 
+SHORT_MM = 80.0
+
 
 @dataclass(frozen=True)
 class Limb:
@@ -40,7 +42,9 @@ def _sized(bone: Bone, size: float, rng: np.random.Generator, child: bool) -> Bo
     if isinstance(bone, ShortBone):
         across = (bone.radii_mm[0] * size, bone.radii_mm[1] * size)
         return replace(bone, centre=_times(bone.centre, size), radii_mm=across, tissue_mm=tissue)
-    plates = tuple(float(0.9 * end * size * rng.uniform(0.8, 1.1)) if child else None for end in bone.ends_mm)
+    plates = [0.9 * end * size * float(rng.uniform(0.8, 1.1)) if child else None for end in bone.ends_mm]
+    if bone.length_mm < SHORT_MM:  # the bones of hand and foot have a plate at one end alone
+        plates[1] = None
     return replace(
         bone, start=_times(bone.start, size), end=_times(bone.end, size), shaft_mm=bone.shaft_mm * size,
         ends_mm=(bone.ends_mm[0] * size, bone.ends_mm[1] * size), cortex_mm=bone.cortex_mm * size,
@@ -138,7 +142,7 @@ def _wrist(rng: np.random.Generator, length: float) -> tuple[list[Bone], tuple[f
     at = (end[0] - 5.0, end[1] + 1.5)
     for k, (place, radii) in enumerate(zip(CARPALS, CARPAL_RADII, strict=True)):
         bones.append(_short(rng, f"carpal{k + 1}", (at[0] + place[0] - 4, at[1] + place[1] - 2), radii, "radius",
-                            tissue=24.0, flat=1.0))  # fmt: skip
+                            tissue=21.0, flat=0.75))  # fmt: skip
     return bones, at
 
 
@@ -184,7 +188,7 @@ def _knee(rng: np.random.Generator) -> Limb:
 def _lower_leg_bones(rng: np.random.Generator) -> list[Bone]:
     tibia = _long(rng, "tibia", (0.0, 5.0), float(rng.normal(0, 0.01)), 360.0, 12.5, (35.0, 22.0), "femur",
                   tissue=(54, 36), cortex=0.4, bow=2.0)  # fmt: skip
-    fibula = _long(rng, "fibula", (-31.0, 22.0), 0.02, 362.0, 5.6, (9.5, 10.5), "femur", tissue=(40, 30), cortex=0.5,
+    fibula = _long(rng, "fibula", (-31.0, 22.0), 0.02, 362.0, 5.6, (9.5, 10.5), "femur", tissue=(24, 26), cortex=0.5,
                    bow=-3.0)  # fmt: skip
     return [tibia, fibula]
 
@@ -197,8 +201,8 @@ def _lower_leg(rng: np.random.Generator) -> Limb:
     end = bones[0].end if isinstance(bones[0], LongBone) else (0.0, 0.0)
     bones += [
         femur,
-        _short(rng, "talus", (end[0] - 1, end[1] + 15.0), (21.0, 13.0), "tibia", tissue=38.0, angle=0.05, wave=0.03),
-        _short(rng, "calcaneus", (end[0] - 4, end[1] + 42.0), (19.0, 24.0), "tibia", tissue=40.0, angle=0.1, wave=0.06),
+        _short(rng, "talus", (end[0] - 1, end[1] + 15.0), (21.0, 13.0), "tibia", tissue=32.0, angle=0.05, wave=0.03),
+        _short(rng, "calcaneus", (end[0] - 4, end[1] + 42.0), (19.0, 24.0), "tibia", tissue=31.0, angle=0.1, wave=0.06),
     ]
     ankle = rng.random() < 0.5
     y = end[1] - float(rng.uniform(0, 30)) if ankle else end[1] - float(rng.uniform(130, 210))
@@ -211,13 +215,13 @@ FOOT_ANGLES = (0.12, 0.04, -0.03, -0.11, -0.2)
 FOOT_LENGTHS = ((60.0, 30.0, 22.0), (72.0, 27.0, 12.0, 9.0), (69.0, 25.0, 10.0, 8.0), (67.0, 23.0, 9.0, 8.0),
                 (65.0, 21.0, 8.0, 8.0))  # fmt: skip
 FOOT_BASES = ((18.0, 0.0), (5.0, -4.0), (-6.0, -1.0), (-16.0, 3.0), (-26.0, 8.0))
-TARSALS = ((12.0, -12.0), (2.0, -14.0), (-7.0, -12.0), (-20.0, -12.0), (4.0, -32.0), (-1.0, -55.0), (-16.0, -70.0))
+TARSALS = ((13.0, -7.0), (3.0, -10.0), (-7.0, -8.0), (-21.0, -7.0), (5.0, -26.0), (0.0, -47.0), (-15.0, -58.0))
 TARSAL_RADII = ((9.0, 10.0), (6.0, 8.0), (6.5, 9.0), (9.0, 12.0), (15.0, 8.0), (16.0, 17.0), (15.0, 26.0))
 
 
 def _foot(rng: np.random.Generator) -> Limb:
     bones: list[Bone] = [
-        _short(rng, f"tarsal{k + 1}", place, radii, tissue=30.0, angle=0.0, flat=1.3)
+        _short(rng, f"tarsal{k + 1}", place, radii, tissue=22.0, angle=0.0, flat=0.9)
         for k, (place, radii) in enumerate(zip(TARSALS, TARSAL_RADII, strict=True))
     ]
     bones += _rays(rng, "mt", (0.0, 0.0), "tarsal1", FOOT_ANGLES, FOOT_LENGTHS, FOOT_BASES, (4.2, 3.4, 3.0, 2.6), 15.0)
@@ -230,7 +234,7 @@ def _upper_arm(rng: np.random.Generator) -> Limb:
               notches=(0, 5), flat=0.9),
         *_forearm_bones(rng, 235.0),
     ]  # fmt: skip
-    return Limb("upper arm", tuple(bones), (0.0, float(rng.uniform(-190, -110))), float(rng.uniform(260, 380)))
+    return Limb("upper arm", tuple(bones), (0.0, float(rng.uniform(-140, -70))), float(rng.uniform(230, 300)))
 
 
 LIMBS: dict[str, Callable[[np.random.Generator], Limb]] = {

@@ -94,7 +94,7 @@ def seen(piece: Piece, x: Grid, y: Grid, texture: Texture) -> tuple[tuple[slice,
     if isinstance(bone, LongBone):
         share = share * _physes(bone, along)
     grain = texture.at(along, across)
-    added = share * (CORTEX_PER_MM * (outer - inner) * (1 + 0.25 * grain) + MARROW_PER_MM * inner * (1 + grain))
+    added = share * (CORTEX_PER_MM * (outer - inner) * (1 + 0.15 * grain) + MARROW_PER_MM * inner * (1 + grain))
     return window, added, (outer > 0) & (share > 0.02)
 
 
@@ -142,13 +142,13 @@ def _physes(bone: LongBone, along: Grid) -> Grid:
 class Texture:
     """The grain of spongy bone: noise drawn out along the axis, looked up in the frame of each bone."""
 
-    SIDE, PER_MM = 512, 2.5
+    SIDE, PER_MM = 512, 3.5
 
     def __init__(self, rng: np.random.Generator, strength: float) -> None:
         white = rng.standard_normal((2, self.SIDE, self.SIDE))
-        fine = ndimage.gaussian_filter(white[0], (2.2, 0.7), mode="wrap")
-        coarse = ndimage.gaussian_filter(white[1], (9, 4), mode="wrap")
-        self._table = strength * (fine / fine.std() + 0.8 * coarse / coarse.std())
+        fine = ndimage.gaussian_filter(white[0], (3.0, 0.8), mode="wrap")
+        coarse = ndimage.gaussian_filter(white[1], (16, 7), mode="wrap")
+        self._table = strength * (fine / fine.std() + 0.4 * coarse / coarse.std())
         self._shift = rng.uniform(0, self.SIDE, (64, 2))
         self._drawn = 0
 
@@ -199,6 +199,7 @@ class Look:
     toe: float
     base: float
     noise: float
+    compress: float
     sharpen: float
     blur_px: float
 
@@ -208,7 +209,8 @@ class Look:
         return Look(
             white_share=float(rng.uniform(0.85, 1.1)), gamma=float(rng.uniform(0.85, 1.7)),
             toe=float(rng.uniform(0.0, 0.15)), base=float(rng.choice([0.0, rng.uniform(0, 0.12)])),
-            noise=float(rng.uniform(0.002, 0.016)), sharpen=float(rng.uniform(0.2, 1.2)),
+            noise=float(rng.uniform(0.002, 0.016)), compress=float(rng.uniform(-0.05, 0.4)),
+            sharpen=float(rng.uniform(0.2, 1.2)),
             blur_px=float(rng.uniform(0.35, 0.9)),
         )  # fmt: skip
 
@@ -220,7 +222,7 @@ def develop(line: Grid, look: Look, rng: np.random.Generator, lit: Bool[np.ndarr
     # Quantum noise grows where little comes through; the logarithm makes it additive.
     noise = rng.standard_normal(line.shape) * np.exp(np.clip(line, 0, 6) / 2.6)
     line = line + look.noise * ndimage.gaussian_filter(noise, 0.5) / 0.5
-    line = line + 0.05 * ndimage.gaussian_filter(line, 0.06 * size)  # scatter
+    line = line - look.compress * ndimage.gaussian_filter(line, 0.05 * size)  # below 0: scatter
     line = line + look.sharpen * (line - ndimage.gaussian_filter(line, 0.02 * size)) * 0.5
     white = float(np.percentile(line[lit], 99.6)) if lit.any() else 1.0
     shown = np.clip((line / max(white * look.white_share, 0.2) - look.toe) / (1 - look.toe), 0, 1) ** look.gamma

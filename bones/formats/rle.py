@@ -87,5 +87,5 @@ def filled(outline: Outline, width_px: int, height_px: int) -> Mask:
     mask = np.zeros((height_px, width_px), bool)
     for polygon in outline:
         corners = polygon.astype(np.float64) - 0.5
-        mask[pixels_in(corners[:, 1], corners[:, 0], mask.shape)] = True
+        mask[pixels_in(corners[:, 1], corners[:, 0], mask.shape)] = True  # type: ignore[no-untyped-call]
     return mask
