@@ -88,9 +88,9 @@ def decide(
     """
     mask = probability >= settings.mask_probability
     found = measure(probability, mask, picture, source)
-    refusal = _refusal(found, settings)
-    reason = refusal or f"bone on {found.area_fraction:.0%} of the picture"
-    return GateDecision(refusal is None, found.area_fraction, found.confidence, reason, mask)
+    said = refusal(found, settings)
+    reason = said or f"bone on {found.area_fraction:.0%} of the picture"
+    return GateDecision(said is None, found.area_fraction, found.confidence, reason, mask)
 
 
 def measure(
@@ -119,7 +119,7 @@ def _contrast(mask: Bool[np.ndarray, "y x"], picture: PictureArray) -> float:
     return float(picture[mask].mean() - picture[ring].mean())
 
 
-def _refusal(found: Features, limits: GateSettings) -> str | None:
+def refusal(found: Features, limits: GateSettings) -> str | None:
     """Say why a picture is turned away, or None; what is plainest to people comes first."""
     area = found.area_fraction
     rules = (
