@@ -7,7 +7,7 @@ Pictures without a true box count: their false alarms lower precision, and speci
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -20,6 +20,10 @@ COCO_IOUS = tuple((50 + 5 * step) / 100 for step in range(10))
 COCO_MAX_DETECTIONS = 100  # of each label on each picture
 RECALLS = np.linspace(0, 1, 101)
 FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+Overlap: TypeAlias = Float64[np.ndarray, "n m"]
+"""IoU of every detection on a picture with every true one."""
 
 
 class Compared(NamedTuple):
@@ -66,13 +70,25 @@ class PictureRates(NamedTuple):
     negatives: int
 
 
-def match(pictures: Sequence[Compared], iou: float = 0.5) -> list[Matched]:
+def match(pictures: Sequence[Compared], iou: float = 0.5, overlaps: Sequence[Overlap] | None = None) -> list[Matched]:
     """Pair detections with true boxes of their label as COCO does, for IoU of at least ``iou``.
 
     In falling order of score, each takes the true box it overlaps most among those not yet taken (pycocotools,
     ``evaluateImg``, without crowds and areas); of each label the best 100 on a picture count.
+
+    Args:
+        pictures: what was found on each, and what is there.
+        iou: the least overlap of a pair.
+        overlaps: for each picture the IoU of every detection with every true box, such as that of their masks; that of
+            the boxes where None.
     """
-    return [_match_picture(picture, iou) for picture in pictures]
+    given = overlaps if overlaps is not None else box_overlaps(pictures)
+    return [_match_picture(picture, iou, overlap) for picture, overlap in zip(pictures, given, strict=True)]
+
+
+def box_overlaps(pictures: Sequence[Compared]) -> list[Overlap]:
+    """Return for each picture the IoU of every detection's box with every true box."""
+    return [iou_matrix(picture.found.boxes_px, picture.truth_px) for picture in pictures]
 
 
 def average_precision(matched: Sequence[Matched]) -> float:
@@ -84,9 +100,13 @@ def average_precision(matched: Sequence[Matched]) -> float:
     return float(np.mean([_average_precision(matched, int(label)) for label in labels])) if len(labels) else np.nan
 
 
-def coco_scores(pictures: Sequence[Compared]) -> dict[str, float]:
-    """Return ap50, ap75 and ap50_95 (the mean over IoU 0.50, 0.55, ... 0.95) as COCO defines them."""
-    each = {iou: average_precision(match(pictures, iou)) for iou in COCO_IOUS}
+def coco_scores(pictures: Sequence[Compared], overlaps: Sequence[Overlap] | None = None) -> dict[str, float]:
+    """Return ap50, ap75 and ap50_95 (the mean over IoU 0.50, 0.55, ... 0.95) as COCO defines them.
+
+    ``overlaps`` as in `match`: with those of masks these are the scores that COCO calls segm.
+    """
+    given = overlaps if overlaps is not None else box_overlaps(pictures)
+    each = {iou: average_precision(match(pictures, iou, given)) for iou in COCO_IOUS}
     return {"ap50": each[0.5], "ap75": each[0.75], "ap50_95": float(np.mean(list(each.values())))}
 
 
@@ -172,14 +192,13 @@ def score_interval(
     return bootstrap_interval(range(len(units)), of_units, level=level, n=n, seed=seed)
 
 
-def _match_picture(picture: Compared, iou: float) -> Matched:
+def _match_picture(picture: Compared, iou: float, overlap: Overlap) -> Matched:
     found, order = picture.found, np.argsort(-picture.found.scores, kind="stable")
     kept, ious = [], []
     for label in np.unique(found.labels):
         mine = order[found.labels[order] == label][:COCO_MAX_DETECTIONS]
-        overlap = iou_matrix(found.boxes_px[mine], picture.truth_px[picture.truth_labels == label])
         kept.append(mine)
-        ious.append(_greedy(overlap, iou))
+        ious.append(_greedy(overlap[mine][:, picture.truth_labels == label], iou))
     chosen = np.concatenate(kept) if kept else order
     scores = found.scores[chosen].astype(np.float64)
     return Matched(scores, found.labels[chosen], np.concatenate(ious or [np.zeros(0)]), picture.truth_labels)
