@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt
 from bones.formats.coco import ROBOFLOW, Written, write_annotations
 from bones.phantom_bones import LongBone
 from bones.phantom_breaks import BREAKS, Break, BreakKind, broken_ends, draw_break
+from bones.phantom_implants import METAL_PER_MM, draw_implant
 from bones.phantom_limbs import LIMBS, Limb, draw_limb
 from bones.phantom_render import SOFT_PER_MM, Grid, Look, Piece, Texture, View, develop, pieces_of, seen, soft_tissue
 from shared.config import Config as FrozenConfig
@@ -25,6 +26,7 @@ from shared.io.atomic import whole
 from shared.types import Boxes, PictureArray
 
 MIN_VISIBLE_PX = 12  # an instance of fewer pixels is not told of
+MIN_SHAFT_PX = 2.5  # a break of a thinner bone is not to be seen
 LABELS = ("bone", "implant", "fracture")
 # Of ten phantoms in a row: seven to train on, two to validate, one to test.
 FOLDERS = ("train",) * 3 + ("valid",) + ("train",) * 3 + ("valid", "test", "train")
@@ -42,7 +44,7 @@ class PhantomConfig(FrozenConfig):
     displaced: float = Field(0.5, ge=0, le=1)
     """Share of breaks whose fragments have moved; the others are hairlines."""
     implants: float = Field(0.08, ge=0, le=1)
-    """Share of phantoms with a plate or a wire."""
+    """Share of phantoms with a plate, a nail or a wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """A picture in 0..1, bone bright; its bone mask, instances, and fractures with boxes ``x1 y1 x2 y2`` px."""
+    """A picture in 0..1, bone bright; its mask of bone and metal, instances, and boxes ``x1 y1 x2 y2`` px of breaks."""
 
     picture: PictureArray
     bone_mask: Bool[np.ndarray, "y x"]
@@ -85,10 +87,16 @@ def make(seed: int, index: int, config: PhantomConfig | None = None) -> Phantom:
         line[window] += added
         mask = masks.setdefault(piece.bone.name, np.zeros(x.shape, bool))
         mask[window] |= hit
+    metal = _implant(rng, limb, breaks, pieces, config, x, y)
+    for name, crossed in metal.items():
+        line += METAL_PER_MM * crossed
+        masks[name] = crossed > 0
     picture = develop(line, Look.draw(rng), rng, lit)
     picture = _finish(rng, picture, line, lit)
     instances = tuple(
-        Instance(name, "bone", mask & lit) for name, mask in masks.items() if (mask & lit).sum() >= MIN_VISIBLE_PX
+        Instance(name, "implant" if name in metal else "bone", mask & lit)
+        for name, mask in masks.items()
+        if (mask & lit).sum() >= MIN_VISIBLE_PX
     )
     bone_mask = np.zeros(x.shape, bool)
     for instance in instances:
@@ -172,6 +180,8 @@ def _break(
                 break
             long = [bone for bone in limb.bones if isinstance(bone, LongBone) and bone.name not in breaks]
             bone = long[int(rng.integers(len(long)))]
+            if bone.shaft_mm < MIN_SHAFT_PX * view.mm_per_px:
+                continue
             kind = config.kinds[int(rng.integers(len(config.kinds)))]
             changed, one = draw_break(rng, bone, kind, bool(rng.random() < config.displaced))
             if _shown(broken_ends(changed, one, Piece(bone).motion), view, lit):
@@ -184,6 +194,24 @@ def _shown(points_mm: np.ndarray, view: View, lit: Bool[np.ndarray, "y x"]) -> b
     points = view.to_px(points_mm)
     inside = (points >= 1).all() and (points < np.array([view.width_px, view.height_px]) - 1).all()
     return bool(inside) and bool(lit[points[:, 1].astype(int), points[:, 0].astype(int)].all())
+
+
+def _implant(
+    rng: np.random.Generator, limb: Limb, breaks: dict[str, Break], pieces: list[Piece], config: PhantomConfig,
+    x: Grid, y: Grid,
+) -> dict[str, Grid]:  # fmt: skip
+    """Return the metal each ray crosses, mm, by the implant's name; it holds a bone that is not broken."""
+    whole = [piece for piece in pieces if isinstance(piece.bone, LongBone) and piece.bone.name not in breaks]
+    if rng.random() >= config.implants or not whole:
+        return {}
+    for number in rng.permutation(len(whole)):
+        piece = whole[number]
+        if isinstance(piece.bone, LongBone):
+            implant = draw_implant(rng, piece.bone)
+            crossed = implant.crossed(*piece.bone.along_across(*piece.motion.undo(x, y)))
+            if crossed.any():
+                return {f"{implant.kind} in {implant.bone}": crossed}
+    return {}
 
 
 def _flesh(rng: np.random.Generator, pieces: list[Piece], x: Grid, y: Grid) -> Grid:

@@ -82,7 +82,8 @@ def draw_break(rng: np.random.Generator, bone: LongBone, kind: BreakKind, displa
         gap = float(rng.uniform(0.1, 0.5))
     else:
         tilt, aside, along = float(rng.normal(0, 0.01)), float(rng.normal(0, 0.03)) * shown, 0.0
-        gap = float(rng.uniform(0.25, 0.9)) * (shown / 7) ** 0.5
+        # A spiral's two lines cross the ray one by one, so each takes less from it.
+        gap = float(rng.uniform(0.3, 0.9)) * (shown / 7) ** 0.5 * (2.0 if kind == "spiral" else 1.0)
     motion = _motion(bone, at, tilt, along, aside)
     return bone, Break(
         bone.name, kind, displaced, at, gap, motion, slopes, pitch, float(rng.uniform(0, 2 * np.pi)), rough

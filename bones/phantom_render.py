@@ -17,7 +17,7 @@ from bones.phantom_bones import STILL, Bone, LongBone, Motion
 from bones.phantom_breaks import Break
 from shared.types import PictureArray
 
-SOFT_PER_MM, CORTEX_PER_MM, MARROW_PER_MM = 0.021, 0.045, 0.010  # of bone: what it adds to soft tissue
+SOFT_PER_MM, CORTEX_PER_MM, MARROW_PER_MM = 0.021, 0.039, 0.009  # of bone: what it adds to soft tissue
 DEPTHS = 13  # samples along a ray where a break is crossed
 PHYSIS_MM = 1.3
 EDGE_MM = 0.12  # over which a broken edge fades

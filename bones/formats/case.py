@@ -61,8 +61,6 @@ class Case:
     """A picture whose pixels other than the background's are bone (or lesion, in PH2)."""
     mask_colours: Mapping[str, tuple[int, int, int]] | None = field(default=None, compare=False)
     """The mask's classes without background, each with its red, green and blue; None is any that is not black."""
-    instances: Path | None = field(default=None, compare=False)
-    """A picture that gives each of the mask's objects a colour of its own."""
     bone: bool | None = field(default=None, compare=False)
     """Weak label: bone is somewhere in it."""
     fractured: bool | None = field(default=None, compare=False)

@@ -8,26 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from scipy import ndimage
 
 from bones.formats.case import (
     Case,
     Found,
     Problem,
+    bone_in,
     displayed_size,
+    fracture_in,
     listed_parts,
     part_of,
     pictures_below,
     read_text,
     sized,
+    stacked,
     within,
 )
+from bones.formats.rle import Mask, box_of, encode
 from shared.errors import InputError
 
 CLASSES, OBJECTS, LABELMAP = "SegmentationClass", "SegmentationObject", "labelmap.txt"
 IMAGES, MASKS = "images", "masks"
 BACKGROUND = "background"
 
-Colours = Mapping[str, tuple[int, int, int]]
+Colours: TypeAlias = Mapping[str, tuple[int, int, int]]
+Rgb: TypeAlias = UInt8[np.ndarray, "y x 3"]
 
 
 def is_cvat(folder: Path) -> bool:
@@ -45,11 +56,21 @@ def read_cvat(folder: Path) -> Found:
     ]
     masks = {path.stem: path for path in pictures_below(folder / CLASSES)}
     objects = {path.stem: path for path in pictures_below(folder / OBJECTS)}
-    cases = [
-        Case(within(picture, folder), picture, *size, mask=masks[picture.stem], mask_colours=colours,
-             instances=objects.get(picture.stem), bone=None, part=parts.get(picture.stem))
-        for picture, size in _paired(pictures, masks, folder, problems).items()
-    ]  # fmt: skip
+    cases = []
+    for picture, size in _paired(pictures, masks, folder, problems).items():
+        mask = masks[picture.stem]
+        try:
+            drawn = read_objects(mask, objects.get(picture.stem), colours)
+        except InputError as error:
+            problems.append(Problem(within(error.path, folder), error.problem, error.remedy))
+            continue
+        outlines = tuple(encode(inside) for _, inside in drawn)
+        labels = tuple(label for label, _ in drawn)
+        cases.append(
+            Case(within(picture, folder), picture, *size, stacked([np.array(box_of(one)) for one in outlines]), labels,
+                 outlines, mask, colours, bone=bone_in(labels), fractured=fracture_in(labels, colours),
+                 part=parts.get(picture.stem))
+        )  # fmt: skip
     return Found("CVAT masks", tuple(cases), tuple(problems))
 
 
@@ -73,6 +94,42 @@ def read_labelmap(path: Path) -> Colours:
     if not colours:
         raise InputError(path, "names no class but the background", "add the class that was drawn")
     return colours
+
+
+def read_objects(classes: Path, objects: Path | None, colours: Colours) -> list[tuple[str, Mask]]:
+    """Return each object's class and mask; where objects are not told apart, each connected piece is one.
+
+    Raises:
+        InputError: a mask cannot be read, the two are not of one size, or a colour is not in the label map.
+    """
+    kinds = read_rgb(classes)
+    known = np.array([(0, 0, 0), *colours.values()], np.uint8)
+    strange = ~(kinds[:, :, None] == known).all(axis=3).any(axis=2)
+    if strange.any():
+        told = ",".join(map(str, kinds[strange][0]))
+        raise InputError(classes, f"has the colour {told}, which {LABELMAP} does not name", "export the masks again")
+    apart = None if objects is None else read_rgb(objects).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    if objects is not None and apart is not None and apart.shape != kinds.shape[:2]:
+        raise InputError(objects, "is not of the size of its class mask", "export the masks again")
+    found = []
+    for label, colour in colours.items():
+        inside = (kinds == np.array(colour, np.uint8)).all(axis=2)
+        numbers = ndimage.label(inside)[0] if apart is None else apart * inside
+        found += [(label, numbers == number) for number in np.unique(numbers) if number]
+    return found
+
+
+def read_rgb(path: Path) -> Rgb:
+    """Read a mask's colours.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises what its readers raise
+        raise InputError(path, f"cannot be read ({str(error).splitlines()[0]})", "export it again") from error
 
 
 def is_masked(folder: Path) -> bool:
