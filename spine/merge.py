@@ -25,6 +25,7 @@ from shared.parallel import cpu_count, spread
 from shared.splits import Fingerprint, crossing, fingerprint, group_pictures, split_groups
 from spine.cases import MANIFEST, PARTS
 from spine.config import LEVELS
+from spine.labels import describe, label_lines
 from spine.level_names import level_of
 from spine.polygons import PolygonError, mend
 from spine.sources import Drawn, read_source
@@ -323,20 +324,6 @@ def _as_it_is(path: Path) -> bool:
     with Image.open(path) as image:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return image.format == COPIED[path.suffix.lower()] and image.mode in ("L", "RGB") and upright
-
-
-def label_lines(outlines: Sequence[tuple[str, np.ndarray]]) -> str:
-    """Return YOLO-seg's lines, a class number and a polygon in shares of the sides each, from the head down."""
-    ordered = sorted(outlines, key=lambda one: LEVELS.index(one[0]))
-    lines = [" ".join([str(LEVELS.index(level)), *(f"{value:.6f}" for value in corners.ravel())])
-             for level, corners in ordered]  # fmt: skip
-    return "".join(line + "\n" for line in lines)
-
-
-def describe(parts: Mapping[str, Sequence[str]]) -> str:
-    """Return the ``data.yaml`` of a data set whose parts are where ``merge`` puts them."""
-    lines = [f"{yolo}: {yolo}/images" for part, yolo in PARTS.items() if parts.get(part)]
-    return "\n".join([*lines, f"nc: {len(LEVELS)}", "names:", *(f"  {k}: {n}" for k, n in enumerate(LEVELS))]) + "\n"
 
 
 def draw_distribution(merged: Merged, path: Path) -> None:
