@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from bones.preprocess import boxes_to_picture
-from shared.boxes import iou_matrix
+from shared.boxes import nms
 from shared.config import Config as FrozenConfig
 from shared.errors import SetupError
 from shared.types import Boxes, Polygon
@@ -49,6 +49,10 @@ class Selection(FrozenConfig):
     max_detections: int = 200
 
 
+YOLO_SELECTION = Selection(score_threshold=0.001, candidates=2000, nms_iou=0.7, max_detections=300)
+"""As ultralytics validates (its cfg/default.yaml), but for fewer candidates: those left out score next to nothing."""
+
+
 class Found(NamedTuple):
     """Boxes on the network's square, best score first; ``polygons_px`` where the network draws masks."""
 
@@ -70,6 +74,8 @@ def decoder_of(kind: str, size_px: int, anchors: Anchors | None, selection: Sele
     """
     if kind == "maskrcnn":
         return decode_instances
+    if kind == "yolo":
+        return lambda outputs, threshold: decode_yolo(outputs[0][0], threshold, size_px, selection)
     if kind != "ssd300_vgg16" or anchors is None:
         raise SetupError(
             f"a detector of kind {kind}{'' if anchors else ' without anchors'} cannot be used; export it again"
@@ -109,10 +115,10 @@ class SsdDecoder:
 
         A higher threshold saves work and changes none of the boxes that reach it: NMS goes from the best score down.
         """
-        parts = [self._of_label(logits, deltas, label, threshold) for label in range(1, logits.shape[1])]
-        boxes, scores, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        best = np.argsort(-scores, kind="stable")[: self.selection.max_detections]
-        return Found(boxes[best], scores[best], labels[best])
+        return _best(
+            [self._of_label(logits, deltas, label, threshold) for label in range(1, logits.shape[1])],
+            self.selection.max_detections,
+        )
 
     def _of_label(
         self,
@@ -120,7 +126,7 @@ class SsdDecoder:
         deltas: Float32[np.ndarray, "anchor 4"],
         label: int,
         threshold: float,
-    ) -> tuple[Boxes, Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    ) -> Found:
         # A label's probability is at most what it would be against the background alone; that is cheap to ask of all.
         least = _logit(max(threshold, self.selection.score_threshold)) - 1e-3
         hopeful = np.flatnonzero(logits[:, label] - logits[:, 0] > least)
@@ -129,8 +135,7 @@ class SsdDecoder:
         hopeful, scores = hopeful[passed], scores[passed]
         best = np.argsort(-scores, kind="stable")[: self.selection.candidates]
         boxes = decode_boxes(deltas[hopeful[best]], self.default_boxes_px[hopeful[best]]).clip(0, self.size_px)
-        kept = nms(boxes, self.selection.nms_iou)
-        return boxes[kept], scores[best][kept], np.full(len(kept), label, np.int64)
+        return _apart(boxes, scores[best], label, self.selection)
 
 
 def default_boxes(anchors: Anchors, size_px: int) -> Boxes:
@@ -164,14 +169,36 @@ def decode_boxes(deltas: Float32[np.ndarray, "n 4"], default_boxes_px: Boxes) ->
     return np.concatenate([centres - halves, centres + halves], axis=1)
 
 
-def nms(boxes_px: Boxes, iou: float) -> Int64[np.ndarray, " kept"]:
-    """Return which boxes stay, of boxes in falling order of score: those that overlap no better one by more."""
-    overlap = iou_matrix(boxes_px, boxes_px) > iou
-    kept = np.ones(len(boxes_px), bool)
-    for index in range(len(boxes_px)):
-        if kept[index]:
-            kept[index + 1 :] &= ~overlap[index, index + 1 :]
-    return np.flatnonzero(kept)
+def decode_yolo(
+    predictions: Float32[np.ndarray, "value cell"], threshold: float, size_px: int, selection: Selection
+) -> Found:
+    """Take ultralytics' predictions: each cell's box as centre and size, then the score of each label."""
+    every, scores_of_all = predictions[4:], predictions[4:].max(axis=0)
+    hopeful = np.flatnonzero((scores_of_all > selection.score_threshold) & (scores_of_all >= threshold))
+    hopeful = hopeful[np.argsort(-scores_of_all[hopeful], kind="stable")][: selection.candidates]
+    scores, labels = scores_of_all[hopeful], every[:, hopeful].argmax(axis=0) + 1
+    centres, halves = predictions[:2, hopeful].T, predictions[2:4, hopeful].T / 2
+    boxes = np.concatenate([centres - halves, centres + halves], axis=1)
+    parts = []
+    for label in range(1, len(every) + 1):
+        mine = labels == label
+        parts.append(_apart(boxes[mine], scores[mine], label, selection))
+    found = _best(parts, selection.max_detections)
+    return found._replace(boxes_px=found.boxes_px.clip(0, size_px))  # after NMS, as ultralytics
+
+
+def _apart(boxes_px: Boxes, scores: Float32[np.ndarray, " n"], label: int, selection: Selection) -> Found:
+    """Return what NMS leaves of one label's boxes, given best first."""
+    kept = nms(boxes_px, selection.nms_iou)
+    return Found(boxes_px[kept], scores[kept], np.full(len(kept), label, np.int64))
+
+
+def _best(parts: Sequence[Found], count: int) -> Found:
+    """Put the labels' boxes together, best first, so many at most."""
+    scores = np.concatenate([part.scores for part in parts])
+    best = np.argsort(-scores, kind="stable")[:count]
+    boxes, labels = (np.concatenate([getattr(p, name) for p in parts])[best] for name in ("boxes_px", "labels"))
+    return Found(boxes, scores[best], labels)
 
 
 def decode_instances(outputs: Sequence[np.ndarray], threshold: float) -> Found:

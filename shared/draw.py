@@ -268,7 +268,7 @@ def _compose(
     line_px = round(1.9 * width / 100)
     panel_px = max(panel.height for panel in panels)
     top = gap + round(2.4 * width / 100)
-    lines = [text for finding in findings for text in _wrap(finding, small, width - 2 * gap)]
+    lines = [text for finding in findings for text in wrapped(finding, small, width - 2 * gap)]
     bottom = top + panel_px + gap
     page = Image.new("RGB", (width, bottom + line_px * (1 + len(lines)) + gap), PAGE)
     draw = ImageDraw.Draw(page)
@@ -293,7 +293,7 @@ def _compose(
     return page
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> list[str]:
     """Break a text into lines that fit."""
     lines: list[str] = []
     for word in text.split():

@@ -45,8 +45,9 @@ def export_onnx(
     tolerance: float = 1e-3,
     engines: Sequence[EngineName] = ("onnxruntime", "openvino"),
     outputs: Sequence[str] = ("logits",),
+    free_size: bool = True,
 ) -> dict[str, float]:
-    """Write ``model`` as ONNX with free spatial sizes, if every engine agrees with torch on ``samples``.
+    """Write ``model`` as ONNX, if every engine agrees with torch on ``samples``.
 
     Args:
         model: a network in eval mode, on the CPU.
@@ -56,6 +57,7 @@ def export_onnx(
         tolerance: largest allowed difference over the largest magnitude, of each output by itself.
         engines: those that must agree.
         outputs: names of what the network returns, a tensor or a tuple of them.
+        free_size: whether the file takes any spatial size, or that of ``samples`` only.
 
     Returns:
         The largest relative difference for each engine.
@@ -63,12 +65,13 @@ def export_onnx(
     Raises:
         GateError: an engine differs by more than the tolerance.
     """
+    wanted = [_of_torch(model, sample) for sample in samples]  # first, for tracing may leave things in a network
     first = torch.from_numpy(samples[0])
     spatial = dict.fromkeys(range(2, first.ndim), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
         program = torch.onnx.export(
-            model, (first,), dynamo=True, verbose=False, dynamic_shapes=(spatial,),
+            model, (first,), dynamo=True, verbose=False, dynamic_shapes=(spatial,) if free_size else None,
             input_names=["image"], output_names=list(outputs),
         )  # fmt: skip
     assert program is not None
@@ -77,7 +80,7 @@ def export_onnx(
     with whole(out) as aside:
         _save(proto, aside, metadata)
         parity: dict[str, float] = {
-            engine: _difference(model, Session(aside, "cpu", engine), samples) for engine in engines
+            engine: _difference(wanted, Session(aside, "cpu", engine), samples) for engine in engines
         }
         worst = max(parity.values())
         if not worst <= tolerance:
@@ -95,6 +98,7 @@ def quantise(
     score: Callable[[Path], float],
     *,
     allowed_loss: float = 0.01,
+    correct_bias: bool = False,
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
@@ -106,6 +110,8 @@ def quantise(
         calibration: inputs of the real range; some tens are enough.
         score: score of a model file, higher is better, such as mean Dice on held-out cases.
         allowed_loss: by how much the score may fall.
+        correct_bias: add to each convolution's bias what rounding takes from its mean; of no use where a normalisation
+            behind the convolution takes any bias out again.
 
     Returns:
         The two scores.
@@ -131,8 +137,7 @@ def quantise(
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # The lumen is a thousandth of a window: a range that is a mean over windows clips just that.
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-                # The normalisation behind each convolution takes any bias out again.
-                disable_bias_correction=True,
+                disable_bias_correction=not correct_bias,
             ),
         )
     with whole(out) as aside:
@@ -154,10 +159,19 @@ def record_scores(model: Path, scores: Mapping[str, Any]) -> None:
     Raises:
         SetupError: the file has no metadata of ours.
     """
+    update_metadata(model, {"scores": dict(scores)})
+
+
+def update_metadata(model: Path, changes: Mapping[str, Any]) -> None:
+    """Put entries into the model file's metadata in place of those of the same name; the network stays as it is.
+
+    Raises:
+        SetupError: the file has no metadata of ours.
+    """
     metadata = read_metadata(model)
     proto = onnx.load(model)
     with whole(model) as aside:
-        _save(proto, aside, metadata | {"scores": dict(scores)})
+        _save(proto, aside, metadata | dict(changes))
 
 
 def _save(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
@@ -176,14 +190,18 @@ def _strip(proto: onnx.ModelProto) -> None:
     del proto.graph.metadata_props[:]
 
 
-def _difference(model: nn.Module, session: Session, samples: Sequence[Sample]) -> float:
+def _of_torch(model: nn.Module, sample: Sample) -> list[np.ndarray]:
+    """What torch makes of a sample, each output."""
+    with torch.no_grad():
+        result = model(torch.from_numpy(sample))
+    return [one.numpy() for one in ((result,) if isinstance(result, torch.Tensor) else result)]
+
+
+def _difference(wanted: Sequence[list[np.ndarray]], session: Session, samples: Sequence[Sample]) -> float:
     """Largest absolute difference between torch and a session, over the largest magnitude of that output of torch."""
     found = []
-    for sample in samples:
-        with torch.no_grad():
-            result = model(torch.from_numpy(sample))
-        results = (result,) if isinstance(result, torch.Tensor) else tuple(result)
-        for wanted, got in zip((r.numpy() for r in results), session.outputs(sample), strict=True):
-            found.append(float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-6)))
+    for outputs, sample in zip(wanted, samples, strict=True):
+        for one, got in zip(outputs, session.outputs(sample), strict=True):
+            found.append(float(np.abs(got - one).max() / max(np.abs(one).max(), 1e-6)))
     worst = float(np.max(found))  # unlike max(), of NaN it makes NaN
     return worst if np.isfinite(worst) else float("inf")

@@ -13,7 +13,8 @@ from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 from torchvision.models.vgg import vgg16
 from torchvision.ops import nms as torchvision_nms
 
-from bones.decode import Anchors, Selection, SsdDecoder, default_boxes, nms, outlines
+from bones.decode import Anchors, Selection, SsdDecoder, default_boxes, outlines
+from shared.boxes import nms
 
 RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
 SCALES = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]

@@ -1,0 +1,214 @@
+"""From a run folder to ``model.onnx``, gate or detector, and its INT8 twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from bones.cases import Case
+from bones.config import Config
+from bones.decode import YOLO_SELECTION, Selection
+from bones.gate import GateSettings
+from bones.masks import bone_mask
+from bones.model import build
+from bones.predict import METADATA_VERSION, OPERATING_POINTS, Gate, Predictor
+from bones.preprocess import fit
+from bones.scoring import FALSE_BOXES_PER_PICTURE, choose_operating_points, compare
+from bones.train import choose_cases
+from shared.config import config_hash, load_config
+from shared.errors import SetupError
+from shared.export import export_onnx, quantise, update_metadata
+from shared.io.radiograph import read_radiograph
+from shared.io.tables import write_json
+from shared.metrics.detection import average_precision, coco_scores, match
+from shared.report import Report, git_commit, product_version, recorded
+
+CALIBRATED = 24  # pictures that INT8 ranges are taken from
+JUDGED = 60  # pictures that INT8 is judged on
+POINTED = 120  # pictures that operating points are chosen on
+
+T = TypeVar("T")
+
+
+def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = "") -> Path:
+    """Export a run's best weights to ``out``; with ``int8`` the quantised file instead, float32 beside it.
+
+    Parity and the INT8 gate are judged on the run's validation pictures; INT8 ranges and a detector's operating points
+    come from its training pictures. ``provenance`` says what data these were.
+
+    Raises:
+        SetupError: the folder is no finished run.
+        GateError: the exported file differs from torch, or INT8 loses too much.
+    """
+    if int8 and "-int8" not in out.name:
+        raise SetupError(f"{out}: an INT8 file keeps its float32 twin beside it; name it NAME-int8.onnx")
+    config = load_config(Config, run / "config.json")
+    weights = run / "best.ckpt"
+    if not weights.exists():
+        raise SetupError(f"{weights}: not there; train until the first validation, or give another run")
+    checkpoint: dict[str, Any] = torch.load(weights, map_location="cpu", weights_only=True)
+    model = build(config)
+    model.load_state_dict(checkpoint["model"])
+    split = choose_cases(config, run, None, None)
+    network = GateExport(config) if config.network == "gate" else DetectorExport(config)
+    samples = squares(some(split.validation, 2), network.size_px)
+    fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
+    metadata = _metadata(config, checkpoint, provenance) | network.metadata(model)
+    export_onnx(network.exported(model.eval()), samples, fp32, metadata, outputs=network.outputs, free_size=False)
+    if int8:
+        judged = some(split.validation, JUDGED)
+        calibration = squares(some(split.training, CALIBRATED), network.size_px)
+        quantise(fp32, out, calibration, lambda path: network.score(path, judged), correct_bias=network.correct_bias)
+    for name, value in network.chosen(out, some(split.training, POINTED)).items():
+        for file in {fp32, out}:
+            update_metadata(file, {name: value})
+    return out
+
+
+class GateExport:
+    """What is the gate's own in an export: a probability for each pixel, judged by the IoU of bone."""
+
+    outputs = ("probability",)
+    correct_bias = False  # a normalisation follows each convolution
+
+    def __init__(self, config: Config) -> None:
+        self.settings = config.gate
+        self.size_px = config.gate.size_px
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """Return the network in the form that is exported."""
+        from bones.segnet import exported
+
+        return exported(model)
+
+    def metadata(self, model: nn.Module) -> dict[str, Any]:
+        """Return what prediction needs to know; the thresholds are the defaults until better ones are chosen."""
+        return {
+            "network": "gate", "kind": self.settings.kind, "labels": {"1": "bone"}, "size_px": self.size_px,
+            "gate": GateSettings().model_dump(mode="json"),
+            "intended_use": "tells radiographs of bone from other pictures; research only, not a medical device",
+        }  # fmt: skip
+
+    def score(self, path: Path, cases: Sequence[Case]) -> float:
+        """Return the mean IoU of bone over the cases."""
+        gate = Gate(path, "cpu")
+        each = []
+        for case in cases:
+            true = bone_mask(case)
+            if true is not None:
+                found = gate(read_radiograph(case.picture)).mask
+                wanted = fit(true.astype(np.float32), self.size_px) >= 0.5
+                union = int((found | wanted).sum())
+                each.append(int((found & wanted).sum()) / union if union else 1.0)
+        return float(np.mean(each))
+
+    def chosen(self, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
+        """Return no thresholds: pictures that are no radiographs are needed to choose them (``bones.gate_tuning``)."""
+        return {}
+
+
+class DetectorExport:
+    """What is a detector's own in an export: boxes, judged by AP50, and its operating points."""
+
+    correct_bias = True
+
+    def __init__(self, config: Config) -> None:
+        self.settings = config.detector
+        self.size_px = config.detector.size_px
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the network's outputs."""
+        return {
+            "ssd300_vgg16": ("logits", "deltas"),
+            "yolo": ("predictions",),
+            "maskrcnn": ("boxes", "labels", "scores", "masks"),
+        }[self.settings.kind]
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """Return the network in the form that is exported."""
+        return model
+
+    def metadata(self, model: nn.Module) -> dict[str, Any]:
+        """Return what prediction needs to know; the operating points are 0 until they are chosen."""
+        found: dict[str, Any] = {
+            "network": "detector", "kind": self.settings.kind, "size_px": self.size_px,
+            "labels": {"0": "background"} | {str(k): name for k, name in enumerate(self.settings.labels, 1)},
+            "operating_points": dict.fromkeys(OPERATING_POINTS, 0.0),
+            "intended_use": "research on fractures in radiographs of bone; not a medical device",
+        }  # fmt: skip
+        if self.settings.kind == "ssd300_vgg16":
+            from bones.ssd import SingleShotDetector, anchor_metadata
+
+            assert isinstance(model, SingleShotDetector)
+            found |= {"anchors": anchor_metadata(model), "selection": Selection().model_dump(mode="json")}
+        if self.settings.kind == "yolo":
+            found |= {"selection": YOLO_SELECTION.model_dump(mode="json"), "licence": "AGPL-3.0-or-later"}
+        return found
+
+    def score(self, path: Path, cases: Sequence[Case]) -> float:
+        """Return AP50 over the cases."""
+        return average_precision(match(compare(Predictor(path, "cpu", gate="none"), cases)))
+
+    def chosen(self, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
+        """Return the operating points, chosen on the cases."""
+        matched = match(compare(Predictor(path, "cpu", gate="none"), cases))
+        return {
+            "operating_points": choose_operating_points(matched),
+            "operating_points_chosen": {
+                "false_boxes_per_picture": FALSE_BOXES_PER_PICTURE, "pictures": len(cases), "of": "training",
+            },
+        }  # fmt: skip
+
+
+def finish(
+    run: Path, *, device: str = "auto", on_case: Callable[[int, str], None] = lambda done, case: None
+) -> tuple[Path, Mapping[str, float]]:
+    """Export a run to ``RUN/model.onnx`` and score it on the run's held-out cases into ``RUN/scores``."""
+    model = export_run(run, run / "model.onnx", provenance=f"the run {run.name}")
+    config = load_config(Config, run / "config.json")
+    held_out = choose_cases(config, run, None, None).validation
+    report = Report("bones", "evaluate", {"model": model, "split": "validation", "device": device})
+    with recorded(report, run / "scores" / "report.json"):
+        report.use_model(model)
+        if config.network == "gate":
+            scores = {"iou": GateExport(config).score(model, held_out)}
+        else:
+            scores = coco_scores(compare(Predictor(model, device, gate="none"), held_out, on_case))
+        write_json(scores, run / "scores" / "scores.json")
+        report.results = {"scores": scores}
+    return model, scores
+
+
+def squares(cases: Iterable[Case], size_px: int) -> list[np.ndarray]:
+    """Return pictures as a network is given them, ``1 1 y x`` each."""
+    return [fit(read_radiograph(case.picture).array, size_px)[None, None] for case in cases]
+
+
+def some(items: Sequence[T], count: int) -> list[T]:
+    """Return at most so many, spread evenly over all."""
+    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[k] for k in chosen]
+
+
+def _metadata(config: Config, checkpoint: Mapping[str, Any], provenance: str) -> dict[str, Any]:
+    """Return what a model file says of any network of this task, and where it came from."""
+    return {
+        "metadata_version": METADATA_VERSION,
+        "task": "bones",
+        "precision": "fp32",
+        "input": {"layout": "n c y x", "channels": 1, "range": [0, 1], "fit": "both sides to size_px, bilinear"},
+        "training": {
+            "config": config.model_dump(mode="json"), "config_sha256": config_hash(config),
+            "steps": checkpoint.get("step"), "validation": checkpoint.get("score"),
+        },
+        "provenance": provenance,
+        "licence": "Apache-2.0",
+        "version": product_version(),
+        "commit": git_commit(Path(__file__).resolve().parents[1]),
+    }  # fmt: skip
