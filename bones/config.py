@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from shared.config import Config as FrozenConfig
 from shared.training_settings import TrainingSettings
 
-SSD_SMALLEST_PX = 257  # five halvings and two unpadded convolutions leave one cell
+SSD_SMALLEST_PX = 268  # five halvings and two convolutions without padding leave one cell of the last feature map
 
 
 class Gate(FrozenConfig):
@@ -74,6 +74,14 @@ class Config(FrozenConfig):
     """Share of the groups held out where the data set has no split."""
     phantoms: PositiveInt = 24
     """How many phantoms to make where no data folder is given."""
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Config:
+        window, detector = self.sampling.window_px, self.detector
+        least = SSD_SMALLEST_PX if detector.kind == "ssd300_vgg16" else 1
+        if window is not None and not least <= window <= detector.size_px:
+            raise ValueError(f"sampling.window_px is {window}; give {least} to detector.size_px, {detector.size_px}")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {

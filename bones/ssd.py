@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +69,7 @@ class SingleShotDetector(nn.Module):
             image_std=list(STD),
         )
         if detector.loss == "focal":
-            _expect_background(self.ssd)
+            expect_background(self.ssd)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -142,10 +144,8 @@ def default_boxes(detector: Detector) -> DefaultBoxGenerator:
 def anchor_metadata(model: SingleShotDetector) -> dict[str, Any]:
     """Return what it takes to lay the anchors again without torch, for the model file (``bones.decode.Anchors``)."""
     generator, size = model.ssd.anchor_generator, model.size_px
-    with torch.no_grad():
-        weight = next(model.parameters())
-        picture = torch.zeros(1, 3, size, size, device=weight.device).contiguous(memory_format=torch.channels_last)
-        maps = model.ssd.backbone(picture).values()
+    shapes_alone = copy.deepcopy(model.ssd.backbone).to("meta")  # computes nothing
+    maps = shapes_alone(torch.zeros(1, 3, size, size, device="meta")).values()
     return {
         "grids": [[int(side) for side in features.shape[-2:]] for features in maps],
         "aspect_ratios": [list(ratios) for ratios in generator.aspect_ratios],
@@ -202,11 +202,11 @@ def _freeze(layers: nn.Sequential, stages: int) -> None:
         stage += isinstance(layer, nn.MaxPool2d)
 
 
-def _expect_background(ssd: SSD) -> None:
+def expect_background(ssd: SSD) -> None:
     """Let a new head call every anchor background, all but the prior: focal loss diverges at first without."""
     classes = ssd.head.classification_head.num_columns
     for layer in ssd.head.classification_head.module_list:
         with torch.no_grad():
             bias = layer.bias.view(-1, classes)
             bias.zero_()
-            bias[:, 0] = float(torch.log(torch.tensor((1 - PRIOR) / PRIOR * (classes - 1))))
+            bias[:, 0] = math.log((1 - PRIOR) / PRIOR * (classes - 1))
