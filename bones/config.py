@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from shared.config import Config as FrozenConfig
+from shared.config import layered
 from shared.training_settings import TrainingSettings
 
 SSD_SMALLEST_PX = 268  # five halvings and two convolutions without padding leave one cell of the last feature map
@@ -84,8 +85,62 @@ class Config(FrozenConfig):
         return self
 
 
+# What the field has learned since the reference, each choice with its source.
+_BEST: dict[str, Any] = {
+    # Anchors fitted to fractures (bones/ssd.py), and focal loss (Lin et al., ICCV 2017): hard negative mining learns
+    # nothing from a picture without a box.
+    "detector": {"anchors": "small", "loss": "focal", "pretrained": "coco"},
+    # torchvision's augmentation for SSD (references/detection), and a share of pictures cut to where small boxes are.
+    "sampling": {"augment": "best", "small_object_crops": 0.3},
+    # torchvision trains its SSD for 120 epochs with SGD and steps; AdamW (Loshchilov & Hutter, ICLR 2019) under a
+    # cosine (the same, ICLR 2017) after a warm-up needs no such tuning for another batch; moving average of the weights
+    # (Morales-Brotons et al., TMLR 2024).
+    "training": {
+        "epochs": 120, "batch": 16, "optimiser": "adamw", "learning_rate": 2e-4, "weight_decay": 5e-4,
+        "schedule": "cosine", "warmup_steps": 500, "ema": 0.999, "clip_norm": 10.0, "precision": "bf16-mixed",
+        "memory": "auto", "workers": 4,
+    },
+}  # fmt: skip
+
+# What two CPU cores can train: the first two stages of a trunk from a file (`--init`) stay as they are, and windows of
+# a quarter of the picture cost a quarter, with boxes as large as they are when it predicts.
+_LITE = layered(
+    _BEST,
+    {
+        "detector": {"pretrained": "none", "frozen_stages": 2},
+        "sampling": {"window_px": 320, "small_object_crops": 0.5},
+        "training": {
+            "epochs": 40,
+            "steps_per_epoch": 150,
+            "batch": 4,
+            "warmup_steps": 100,
+            "ema": 0.998,
+            "memory": "fixed",
+            "workers": 1,
+        },
+    },
+)
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {},
-    "reference": {},
-    "best": {},
+    # Minutes on a laptop, from nothing to an ONNX file: proves the path, not the accuracy.
+    "smoke": layered(
+        _BEST,
+        {
+            "detector": {"size_px": 300, "pretrained": "none"},
+            "training": {"epochs": 3, "batch": 4, "warmup_steps": 4, "ema": 0.8, "memory": "fixed", "workers": 1},
+        },
+    ),
+    # The shipped detector (recipes/bones_detector.sh).
+    "lite": _LITE,
+    # For a CUDA box.
+    "best": _BEST,
+    # The reference project's detector: SSD300-VGG16 from COCO at 640, Adam 1e-4, batch 8, 15 epochs, four times as many
+    # pictures by flips, which here are made after the split.
+    "reference": {
+        "detector": {"pretrained": "coco"},
+        "sampling": {"upsample": "flips"},
+        "training": {"epochs": 15, "batch": 8},
+    },
+    # Its gate: SegNet at 224, binary cross entropy, Adam 1e-4, 50 epochs.
+    "reference-gate": {"network": "gate", "training": {"epochs": 50, "batch": 8}},
 }
