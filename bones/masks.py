@@ -30,8 +30,7 @@ def bone_mask(case: Case) -> Mask | None:
     if case.mask is not None:
         return _of_picture(case)
     masks, _ = instances(case, BONE_LABELS)
-    inside: Mask = masks.any(axis=0)
-    return inside if len(masks) else None
+    return np.asarray(masks.any(axis=0)) if len(masks) else None
 
 
 def instances(case: Case, labels: Collection[str]) -> tuple[Bool[np.ndarray, "n y x"], tuple[str, ...]]:
@@ -59,8 +58,6 @@ def _of_picture(case: Case) -> Mask:
         what = f"is {colours.shape[1]} x {colours.shape[0]} px, its picture {case.width_px} x {case.height_px}"
         raise InputError(case.mask, what, "export pictures and masks together again")
     if case.mask_colours is None:
-        inside: Mask = colours.max(axis=2) >= (HALF if colours.max() >= HALF else 1)
-        return inside
+        return np.asarray(colours.max(axis=2) >= (HALF if colours.max() >= HALF else 1))
     named = np.array([*case.mask_colours.values()], np.uint8)
-    inside = (colours[:, :, None] == named).all(axis=3).any(axis=2)
-    return inside
+    return np.asarray((colours[:, :, None] == named).all(axis=3).any(axis=2))

@@ -224,6 +224,8 @@ def _spread_rest(
     if not side:
         return {"training": sorted(rest), "validation": [], "test": []}
     normals_only = not with_box.intersection(rest)
+    if split_file is None and not parts["training"]:
+        return {**parts, "training": sorted(rest)}
     if split_file is not None and not (split_file.is_dir() and normals_only):
         notes.append(f"{len(rest)} pictures that {split_file.name} does not name are left out, such as {rest[0]}")
         return dict(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ PARTS: dict[str, Part] = {
 }  # fmt: skip
 # Classes that say what a thing is, not that it is broken: never merged into another.
 ANATOMY = ("bone", "implant", "lesion")
+PLAIN_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"pHYs",
+                b"tIME", b"hIST")  # fmt: skip
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -149,6 +152,8 @@ def displayed_size(picture: Path) -> tuple[int, int]:
     """
     try:
         if not is_dicom(picture):
+            if (plain := _plain_png_size(picture)) is not None:
+                return plain
             with Image.open(picture, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
                 width, height = image.size
                 turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
@@ -157,6 +162,25 @@ def displayed_size(picture: Path) -> tuple[int, int]:
         pass
     shown = read_radiograph(picture)
     return shown.width_px, shown.height_px
+
+
+def _plain_png_size(picture: Path) -> tuple[int, int] | None:
+    """Return the size of a PNG from its chunks if none may hold an orientation; Pillow would decode it all to look."""
+    with picture.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return None
+        size = (0, 0)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return size if min(size) > 0 else None
+            if kind not in PLAIN_CHUNKS:
+                return None
+            if kind == b"IHDR":
+                size = struct.unpack(">II", file.read(8))
+                length -= 8
+            file.seek(length + 4, 1)
+    return None
 
 
 def sized(pictures: Iterable[Path], folder: Path) -> tuple[dict[Path, tuple[int, int]], list[Problem]]:

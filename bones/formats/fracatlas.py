@@ -38,7 +38,7 @@ def read_fracatlas(folder: Path) -> Found:
     problems += [
         Problem(
             within(path, folder),
-            "lies among the fractured, but no box is drawn on it, so it is left out",
+            "is among the fractured without a box, so it is left out",
             "box it",
             note=True,
         )
