@@ -15,6 +15,8 @@ from shared.errors import SetupError
 from shared.registry import CHECKOUT_MODELS
 
 PATH_VARIABLE = "MODEL_PATH"
+PRECISIONS = {"int8": "INT8", "fp32": "float32"}
+METRICS = {"dice": "Dice", "cl_dice": "clDice", "hd95_mm": "HD95 in mm", "surface_dice_1mm": "surface Dice at 1 mm"}
 MOST_LOADED = 2  # models in memory at once: the one in use, and another visitor's
 
 
@@ -81,8 +83,8 @@ def card(predictor: Predictor) -> dict[str, str]:
         "File": predictor.session.path.name,
         "Labels": ", ".join(f"{value} {name}" for value, name in labels.items()),
         "Spacing": " x ".join(f"{mm:g}" for mm in spacing) + " mm",
-        "Precision": predictor.precision,
-        "Runs on": f"{predictor.engine}, {predictor.device}",
+        "Precision": PRECISIONS.get(predictor.precision, predictor.precision),
+        "Runs on": f"{predictor.engine} on {predictor.device}",
         "Provenance": metadata.get("provenance") or "not said",
         "Scores": _scores(metadata, training),
         "Licence": metadata.get("licence") or "not said",
@@ -94,17 +96,24 @@ def card(predictor: Predictor) -> dict[str, str]:
 
 
 def _scores(metadata: dict[str, Any], training: dict[str, Any]) -> str:
+    """The scores that were recorded in the file, and on what; else those that training and the INT8 gate left."""
     scores = dict(metadata.get("scores") or {})
-    if not scores and isinstance(training.get("validation_dice"), float):
-        scores = {"validation Dice": training["validation_dice"]}
-    if isinstance(metadata.get("int8_gate"), dict):
-        scores |= {f"{name} Dice at the INT8 gate": value for name, value in metadata["int8_gate"].items()}
-    told = []
-    for name, value in scores.items():
-        value = value.get("mean") if isinstance(value, dict) else value
-        if isinstance(value, int | float):
-            told.append(f"{name} {value:.3f}")
-    return ", ".join(told) or "not said"
+    cases, data = scores.pop("cases", None), scores.pop("data", None)
+    means = _means(scores)
+    told = [f"{METRICS[name]} {means[name]:.3f}" for name in METRICS if name in means]
+    if told:
+        where = f" on {cases} cases" if cases else ""
+        return ", ".join(told) + where + (f" of {data}" if data else "")
+    gate = metadata.get("int8_gate")
+    left = {"Dice in validation": training.get("validation_dice")}
+    left |= {f"{PRECISIONS.get(name, name)} Dice at the gate": value for name, value in (gate or {}).items()}
+    return ", ".join(f"{name} {value:.3f}" for name, value in _means(left).items()) or "not said"
+
+
+def _means(scores: dict[str, Any]) -> dict[str, float]:
+    """Scores that are numbers; of those with an interval, their mean."""
+    means = {name: value.get("mean") if isinstance(value, dict) else value for name, value in scores.items()}
+    return {name: float(value) for name, value in means.items() if isinstance(value, int | float)}
 
 
 @cache

@@ -84,6 +84,7 @@ def _scores(agreement: dict[str, Any]) -> str | None:
         cells.append(("Surface Dice 1 mm", f"{scores['surface_dice_1mm']:.3f}"))
     told = "".join(f"<div><span>{name}</span><b>{value}</b></div>" for name, value in cells)
     st.html(f'<div class="scores" title="against {html.escape(agreement["name"])}">{told}</div>')
+    st.session_state.setdefault("shows", "Agreement")  # a reload shows what was shown last
     return st.segmented_control(
-        "Overlay", ["Arteries", "Agreement"], key="shows", label_visibility="collapsed", width="stretch"
+        "Overlay", ["Arteries", "Agreement"], key="shows", required=True, label_visibility="collapsed", width="stretch"
     )

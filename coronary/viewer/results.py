@@ -46,6 +46,21 @@ BEGINS = {
 }  # fmt: skip
 
 
+# What is done meanwhile, for people.
+DOING = {
+    "read": "Reading the scan",
+    "region": "Looking for the heart",
+    "preprocess": "Preparing",
+    "network": "Looking for arteries",
+    "components": "Sorting out",
+    "back to the input's grid": "Back to the scan's grid",
+    "left and right": "Left and right",
+    "tree": "Measuring",
+    "surfaces": "Surfaces",
+    "write": "Writing",
+}
+
+
 def result_folder(case: Case, model_sha256: str) -> Path:
     """Where the result of a model on a case lies, or will lie."""
     return case.folder / f"result-{model_sha256[:16]}"
@@ -74,12 +89,12 @@ def segment(case: Case, predictor: Predictor, job: Job) -> None:
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        job.advance(BEGINS.get(name, 0.0), name)
+        job.advance(BEGINS.get(name, 0.0), DOING.get(name, name))
         with report.stage(name):
             yield
 
     def windows(done: int, of: int) -> None:
-        job.advance(BEGINS["network"] + (BEGINS["components"] - BEGINS["network"]) * done / of, "network")
+        job.advance(BEGINS["network"] + (BEGINS["components"] - BEGINS["network"]) * done / of, DOING["network"])
 
     with _aside(folder) as aside:
         started = time.perf_counter()

@@ -35,12 +35,9 @@ def open_upload(visitor: Visitor, file: IO[bytes], name: str, limits: ViewerSett
     arriving = visitor.folder / f"arriving-{time.monotonic_ns():x}"
     try:
         digest = save_private(blocks(file), arriving)
-        folder = visitor.folder / digest[:16]
-        case = visitor.case(folder.name)
+        folder, case = _known(visitor, digest)
         if case is not None:
-            folder.touch()
             return case
-        folder.mkdir(mode=0o700, exist_ok=True)
         scan = folder / f"scan{suffix}"
         arriving.replace(scan)
     finally:
@@ -60,13 +57,21 @@ def open_path(visitor: Visitor, typed: str, limits: ViewerSettings, *, name: str
     except OSError as error:
         raise InputError(path, "does not exist or may not be read", "check the path") from error
     digest = hashlib.sha256(f"{path.resolve()}\n{state.st_mtime_ns}\n{state.st_size}".encode()).hexdigest()
+    folder, case = _known(visitor, digest)
+    if case is not None:
+        return case
+    return _open(visitor, folder, path.resolve(), name or path.name, "", limits)
+
+
+def _known(visitor: Visitor, digest: str) -> tuple[Path, Case | None]:
+    """Give the folder of the scan with that digest, and its case where it was opened before."""
     folder = visitor.folder / digest[:16]
     case = visitor.case(folder.name)
-    if case is not None:
-        folder.touch()
-        return case
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return _open(visitor, folder, path.resolve(), name or path.name, "", limits)
+    if case is None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    else:
+        folder.touch()  # opened last
+    return folder, case
 
 
 def _open(visitor: Visitor, folder: Path, scan: Path, name: str, sha256: str, limits: ViewerSettings) -> Case:

@@ -33,6 +33,8 @@ class ViewerSettings(Config):
     """Where uploads and results lie meanwhile; a temporary folder where None."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """Where the network runs: auto, cpu, cuda or cuda:N."""
+    quiet: bool = False
+    """Whether the server keeps to itself where the page is."""
 
 
 @cache

@@ -11,7 +11,7 @@ import streamlit as st
 
 from coronary.batch import DISCLAIMER
 from coronary.viewer.jobs import Job, jobs
-from coronary.viewer.models import Choice, card, models
+from coronary.viewer.models import PRECISIONS, Choice, card, models
 from coronary.viewer.results import compare_with, segment
 from coronary.viewer.routes import DOWNLOADS
 from coronary.viewer.sample import sample_of
@@ -25,7 +25,6 @@ NAMES = {
     "mask.nii.gz": "Mask", "mask.seg.dcm": "DICOM SEG", "arteries.stl": "STL", "tree.json": "Tree JSON",
     "tree.csv": "Tree CSV", "preview.png": "Preview", "report.json": "Report",
 }  # fmt: skip
-PRECISIONS = {"int8": "INT8", "fp32": "float32"}
 
 
 def show(visit: Visit) -> None:
@@ -198,11 +197,15 @@ def _progress(job: Job) -> None:
         st.info(f"Waits in line: {ahead} {'scan' if ahead == 1 else 'scans'} before this one")
     else:
         left = job.seconds_left()
-        when = "time left unknown as yet" if left is None else f"about {max(round(left), 1)} s left"
-        st.progress(job.share, f"{job.doing} · {when}")
+        when = "" if left is None else f" · about {_seconds(left)} left"
+        st.progress(job.share, f"{job.doing or 'Begins'}{when}")
     if st.button("Cancel", width="stretch", key="cancel"):
         job.cancel()
         st.rerun()
+
+
+def _seconds(left: float) -> str:
+    return f"{max(round(left), 1)} s" if left < 90 else f"{round(left / 60)} min"
 
 
 def _downloads(visit: Visit) -> None:

@@ -132,15 +132,17 @@ def volume_view(shown: dict[str, Any], *, key: str, prefix: str = "/skiagram") -
 
 
 def preload(*, prefix: str = "/skiagram") -> None:
-    """Have the browser fetch and compile niivue while nothing is shown yet, so that the first scan need not wait."""
+    """Have the browser make a view ready while nothing is shown yet, so that the first scan need not wait for it."""
     _preloader(f"{prefix}/assets/{asset_hash()}")(key="preload")
 
 
 @cache
 def _preloader(assets: str) -> Any:
-    lines = [f"  import(new URL({assets + '/' + name!r}, document.baseURI))" for name in ("niivue.js", "view.js")]
     # More than one line, or Streamlit takes it for a file's name.
-    script = "\n".join(["export default () => {", *lines, "}"])
+    script = f"""export default async () => {{
+  const assets = new URL({assets!r}, document.baseURI).href
+  ;(await import(`${{assets}}/view.js`)).prepare(assets)
+}}"""
     return st.components.v2.component("skiagram_preload", js=script)
 
 

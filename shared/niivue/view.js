@@ -9,25 +9,41 @@
 import { slicesOf, tube } from './slices.js'
 
 const PLANES = [
-  { name: 'Axial', type: 0, axis: 2 },
-  { name: 'Coronal', type: 1, axis: 1 },
-  { name: 'Sagittal', type: 2, axis: 0 },
+  { name: 'Axial', type: 0, axis: 2, sides: ['R', 'L', 'A', 'P'] },
+  { name: 'Coronal', type: 1, axis: 1, sides: ['R', 'L', 'S', 'I'] },
+  { name: 'Sagittal', type: 2, axis: 0, sides: ['A', 'P', 'S', 'I'] },
   { name: '3D', type: 4, axis: null },
 ]
+const SIDES = ['left', 'right', 'top', 'bottom'] // of the picture, of which `sides` names the patient's
 const QUARTERS = [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
 const LINE_COLOUR = [255, 245, 157], LINE_MM = 1
+const BAR_PX = 26 // at the top of each plane, for its name and slider
 const views = new WeakMap()
+let spare = null // a view made ready before there was anything to show
 
 export default async function mount({ data, parentElement }) {
   const host = parentElement.querySelector('.volume-view')
   let view = views.get(host)
   if (!view) {
-    view = new VolumeView(host, data)
+    view = spare?.movedTo(host) ?? new VolumeView(host, data)
+    spare = null
     views.set(host, view)
   }
   await view.started
   view.show(data)
   return () => setTimeout(() => { if (!host.isConnected) view.dispose() }, 1000)
+}
+
+/** Make a view ready, which the next mount takes: without a GPU, the shaders take a second or two to compile. */
+export function prepare(assets) {
+  if (spare) return
+  const host = document.createElement('div')
+  host.style.cssText = 'position: fixed; left: -9999px; width: 640px; height: 480px'
+  document.body.append(host)
+  const view = (spare = new VolumeView(host, { assets }))
+  // Part of the start, which a mount awaits: two grids on their way at once would mix.
+  view.started = view.started.then(() => view.nv.setGrid([2, 2, 2], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]))
+  view.started.catch(() => { if (spare === view) spare = null }) // the next mount tries anew, and tells
 }
 
 class VolumeView {
@@ -49,8 +65,7 @@ class VolumeView {
     this.nv = new (slicesOf(niivue))({
       logLevel: 'error', loadingText: '', backColor: [0, 0, 0, 1], crosshairColor: [0.45, 0.85, 0.55, 0.8],
       crosshairWidth: 1, crosshairWidthUnit: 'percent', crosshairGap: 4, show3Dcrosshair: true, dragAndDropEnabled: false,
-      isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: true,
-      showAllOrientationMarkers: true, fontColor: [0.62, 0.68, 0.76, 1], fontSizeScaling: 0.3, fontMinPx: 11,
+      isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: false,
       isDepthPickMesh: true, meshThicknessOn2D: 0, viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '',
     })
     const { crosshair, none, pan } = niivue.DRAG_MODE
@@ -59,11 +74,20 @@ class VolumeView {
     await this.nv.attachToCanvas(this.part('canvas'), true)
     this.nv.onLocationChange = () => this.told()
     this.listen()
-    this.layOut()
+    this.sized = new ResizeObserver(() => this.layOut(this.enlarged))
+    this.sized.observe(this.part('stage'))
+  }
+
+  movedTo(host) {
+    host.replaceChildren(...this.host.childNodes)
+    this.host.remove()
+    this.host = host
+    return this
   }
 
   dispose() {
     this.signal.abort()
+    this.sized?.disconnect()
     this.nv.dispose()
     views.delete(this.host)
   }
@@ -208,7 +232,8 @@ class VolumeView {
       const tile = document.createElement('div')
       tile.className = 'tile'
       tile.dataset.plane = plane.name
-      tile.innerHTML = `<span class="name"><b>${plane.name}</b> <i></i></span>`
+      tile.innerHTML = `<span class="name"><b>${plane.name}</b> <i></i></span>` +
+        (plane.sides ?? []).map((letter, side) => `<span class="side" data-side="${SIDES[side]}">${letter}</span>`).join('')
       const enlarge = button('', () => this.layOut(this.enlarged === index ? null : index), { title: 'Enlarge or restore' })
       enlarge.className = 'enlarge'
       enlarge.ariaLabel = `Enlarge ${plane.name}`
@@ -233,7 +258,10 @@ class VolumeView {
   layOut(enlarged = null) {
     this.enlarged = enlarged
     const boxes = QUARTERS.map((box, i) => (enlarged === null ? box : i === enlarged ? [0, 0, 1, 1] : null))
-    this.nv.setCustomLayout(PLANES.flatMap(({ type }, i) => (boxes[i] ? [{ sliceType: type, position: boxes[i] }] : [])))
+    const bar = BAR_PX / Math.max(this.part('stage').clientHeight, 4 * BAR_PX)
+    const below = ([left, top, width, height]) => [left, top + bar, width, height - bar]
+    this.nv.setCustomLayout(
+      PLANES.flatMap(({ type }, i) => (boxes[i] ? [{ sliceType: type, position: below(boxes[i]) }] : [])))
     for (const [i, tile] of [...this.part('tiles').children].entries()) {
       tile.hidden = !boxes[i]
       if (boxes[i])
@@ -248,7 +276,7 @@ class VolumeView {
   // The crosshair moved: tell where it is and what is there.
   told() {
     const { nv } = this
-    if (!nv.dims) return
+    if (!nv.dims || !this.shown.scan) return
     const frac = nv.crosshair, voxel = nv.voxel(), mm = this.mm()
     const label = this.shown.labels?.entries.find(({ value }) => value === nv.labelAt(frac))
     this.part('place').textContent = ['RL', 'AP', 'SI']
@@ -368,7 +396,7 @@ const TEMPLATE = `
   </span>
   <span class="group end"><button type="button" data-part="reset" title="Window, zoom and layout as at first">Reset</button></span>
 </div>
-<div class="stage"><canvas data-part="canvas" aria-label="Scan"></canvas><div class="tiles" data-part="tiles"></div></div>
+<div class="stage" data-part="stage"><canvas data-part="canvas" aria-label="Scan"></canvas><div class="tiles" data-part="tiles"></div></div>
 <div class="status">
   <span data-part="place"></span><span data-part="value"></span><span data-part="label"></span>
   <span class="hint" title="${HINT}">${HINT}</span>

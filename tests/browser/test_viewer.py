@@ -254,7 +254,7 @@ def test_two_visitors_at_once(visit, phantom):
     open_scan(other, phantom[0])
     # One runs, the other waits in line and says so, then is cancelled.
     one.get_by_role("button", name="Find the arteries").click()
-    one.get_by_text("left").first.wait_for()
+    one.get_by_role("button", name="Cancel").wait_for()
     other.get_by_role("button", name="Find the arteries").click()
     other.get_by_text("Waits in line: 1 scan before this one").wait_for()
     other.get_by_role("button", name="Cancel").click()

@@ -88,8 +88,13 @@ def test_scores_of_many_forms_are_told():
     class Stand:
         session, precision, engine, device = Session, "fp32", "none", "cpu"
 
-    assert card(Stand)["Scores"] == "dice 0.800, cl_dice 0.900"
+    assert card(Stand)["Scores"] == "Dice 0.800, clDice 0.900"
+    Session.metadata = {"scores": {"dice": 0.865, "hd95_mm": 1.25, "cases": 20, "data": "phantoms-3000"}}
+    assert card(Stand)["Scores"] == "Dice 0.865, HD95 in mm 1.250 on 20 cases of phantoms-3000"
+    Session.metadata = {"training": {"validation_dice": 0.88}, "int8_gate": {"fp32": 0.889, "int8": 0.888}}
+    gate = "float32 Dice at the gate 0.889, INT8 Dice at the gate 0.888"
+    assert card(Stand)["Scores"] == f"Dice in validation 0.880, {gate}"
     Session.metadata = {"preprocessing": {}, "scores": {"dice": float(np.float64(0.5))}}
-    assert card(Stand)["Scores"] == "dice 0.500"
+    assert card(Stand)["Scores"] == "Dice 0.500"
     Session.metadata = {}
     assert card(Stand)["Scores"] == "not said"
