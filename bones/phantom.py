@@ -26,7 +26,8 @@ from shared.io.atomic import whole
 from shared.types import Boxes, PictureArray
 
 MIN_VISIBLE_PX = 12  # an instance of fewer pixels is not told of
-MIN_SHAFT_PX = 2.5  # a break of a thinner bone is not to be seen
+MIN_SHAFT_PX = 2.0  # a break of a bone of a smaller radius is not to be seen
+TRIES = 60
 LABELS = ("bone", "implant", "fracture")
 # Of ten phantoms in a row: seven to train on, two to validate, one to test.
 FOLDERS = ("train",) * 3 + ("valid",) + ("train",) * 3 + ("valid", "test", "train")
@@ -175,7 +176,7 @@ def _break(
     bones = {bone.name: bone for bone in limb.bones}
     if rng.random() < config.broken:
         wanted = int(rng.choice([1, 2, 3], p=[0.72, 0.22, 0.06]))
-        for _ in range(12 * wanted):
+        for _ in range(TRIES):
             if len(breaks) == wanted:
                 break
             long = [bone for bone in limb.bones if isinstance(bone, LongBone) and bone.name not in breaks]

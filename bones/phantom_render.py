@@ -142,7 +142,7 @@ def _physes(bone: LongBone, along: Grid) -> Grid:
 class Texture:
     """The grain of spongy bone: noise drawn out along the axis, looked up in the frame of each bone."""
 
-    SIDE, PER_MM = 512, 3.5
+    SIDE, PER_MM = 256, 3.5
 
     def __init__(self, rng: np.random.Generator, strength: float) -> None:
         white = rng.standard_normal((2, self.SIDE, self.SIDE))
