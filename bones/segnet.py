@@ -94,6 +94,11 @@ class ShippedGate(nn.Module):
         return torch.sigmoid(self.network(image))
 
 
+def exported(network: nn.Module) -> ShippedGate:
+    """Return a gate's network in the form that is exported, ready for prediction."""
+    return ShippedGate(network).eval()
+
+
 class ComparingPool(nn.Module):
     """``MaxPool2d(2, return_indices=True)`` without indices: a flag for each of a square's first three corners.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bones.segnet import ComparingPool, ComparingUnpool, SegNet, ShippedGate, UNet
+from bones.segnet import ComparingPool, ComparingUnpool, SegNet, UNet, exported
 from shared.export import export_onnx
 from shared.runtime import Session
 
@@ -58,7 +58,7 @@ def test_pooling_by_comparison_is_torchs(values: list[float] | None) -> None:
 
 def test_the_shipped_form_computes_the_same_and_leaves_the_network_alone() -> None:
     network, image = lively(SegNet(4)), torch.from_numpy(pictures((48, 32))[0])
-    shipped = ShippedGate(network).eval()
+    shipped = exported(network)
     with torch.no_grad():
         assert torch.equal(shipped(image), torch.sigmoid(network(image)))
     assert isinstance(network.unpool, nn.MaxUnpool2d)
@@ -68,7 +68,7 @@ def test_the_shipped_form_computes_the_same_and_leaves_the_network_alone() -> No
 def test_segnet_exports_and_both_engines_agree_with_torch(tmp_path: Path, shipped: bool) -> None:
     network: nn.Module = lively(SegNet(4))
     if shipped:
-        network = ShippedGate(network).eval()
+        network = exported(network)
     out = tmp_path / "gate.onnx"
     samples = pictures((32, 32), (48, 32))
     parity = export_onnx(network, samples, out, {"task": "bones"}, tolerance=1e-5, outputs=("probability",))
