@@ -164,7 +164,7 @@ class Texture:
 
 def soft_tissue(pieces: Sequence[Piece], x: Grid, y: Grid, depth_scale: float) -> Grid:
     """Return how much soft tissue each ray crosses, mm: round flesh about every bone, run together smoothly."""
-    total = np.zeros_like(x)
+    chords: dict[str, Grid] = {}
     for piece in pieces:
         bone = piece.bone
         px, py = piece.motion.undo(x, y)
@@ -175,13 +175,13 @@ def soft_tissue(pieces: Sequence[Piece], x: Grid, y: Grid, depth_scale: float) -
             share = along / bone.length_mm
             radius = bone.tissue_mm[0] + (bone.tissue_mm[1] - bone.tissue_mm[0]) * share
         else:
-            (bx, by), radius = (
-                (np.full_like(x, bone.centre[0]), np.full_like(x, bone.centre[1])),
-                np.full_like(x, bone.tissue_mm[0]),
-            )
+            bx, by = (np.full_like(x, value) for value in bone.centre)
+            radius = np.full_like(x, bone.tissue_mm[0])
         chord = np.sqrt(np.clip(radius**2 - (px - bx) ** 2 - (py - by) ** 2, 0, None))
-        total += chord**4
-    return 2 * depth_scale * total**0.25
+        # The larger of two fragments', not both: flesh that swelled at each break would tell where it is.
+        chords[bone.name] = np.maximum(chord, chords.get(bone.name, 0.0))
+    total: Grid = np.sum([chord**4 for chord in chords.values()], axis=0)
+    return np.asarray(2 * depth_scale * total**0.25)
 
 
 def _flesh_span(bone: LongBone, piece: Piece) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from bones.phantom import PhantomConfig, make, write_dataset
 from bones.phantom_bones import LongBone, Motion
 from bones.phantom_breaks import BREAKS, MARGIN, broken_ends, draw_break
 from bones.phantom_limbs import LIMBS
-from bones.phantom_render import Texture, View, pieces_of, seen
+from bones.phantom_render import Texture, View, pieces_of, seen, soft_tissue
 from shared.io.radiograph import from_array, read_radiograph
 
 SMALL = PhantomConfig(size_px=112, implants=0.5)
@@ -93,6 +93,14 @@ def test_a_box_holds_all_that_the_break_changed_and_little_more(kind, displaced,
     slack = margin * 2 + 3 if kind == "buckle" else margin + 5  # a bulge fades out
     assert (first - low <= slack).all()
     assert (high - last <= slack).all()
+
+
+@pytest.mark.parametrize("kind", ["transverse", "oblique", "spiral"])
+def test_flesh_does_not_tell_where_the_bone_is_cracked(kind) -> None:
+    changed, one = draw_break(np.random.default_rng(2), BONE, kind, False)
+    whole = soft_tissue(pieces_of([BONE], {}), *VIEW.grid(), 1.0)
+    cracked = soft_tissue(pieces_of([changed], {BONE.name: replace(one, motion=Motion())}), *VIEW.grid(), 1.0)
+    np.testing.assert_allclose(cracked, whole, atol=1e-9)
 
 
 def test_what_hangs_on_a_far_fragment_goes_with_it() -> None:
