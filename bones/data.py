@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,7 +22,7 @@ from bones.augment import MIRRORS, Mirror, for_boxes, for_masks
 from bones.cases import Case
 from bones.config import Config
 from bones.formats.case import Rle
-from bones.formats.rle import filled
+from bones.masks import bone_mask, instances
 from shared.io.atomic import whole
 from shared.io.radiograph import read_radiograph
 from shared.parallel import cpu_count, spread
@@ -119,7 +119,7 @@ def _store(longest_px: int, one: tuple[Case, Path, Masks]) -> None:
     case, file, masks = one
     width, height = _stored_size(case, longest_px)
     if masks != "none":
-        painted = _bone(case, width, height)[None] if masks == "bone" else _instances(case, width, height)
+        painted = _painted(case, masks, width, height)
         with whole(file) as aside, aside.open("wb") as out:
             np.savez_compressed(out, np.packbits(painted, axis=-1), np.array(painted.shape))
         return
@@ -135,34 +135,17 @@ def _stored_size(case: Case, longest_px: int) -> tuple[int, int]:
     return max(round(case.width_px * scale), 1), max(round(case.height_px * scale), 1)
 
 
-def _bone(case: Case, width: int, height: int) -> UInt8[np.ndarray, "y x"]:
-    """Paint what is bone: of a mask's or the outlines' classes the one called so, or all where none is."""
-    if case.mask is None:
-        names = {"bone"} if "bone" in case.labels else set(case.labels)
-        each = _instances(case, width, height)[[label in names for label in case.labels]]
-        return np.asarray(each.any(axis=0), np.uint8)
-    with Image.open(case.mask) as image:
-        colours = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.NEAREST))
-    known = case.mask_colours or {}
-    if not known:
-        return np.asarray(colours.any(axis=-1), np.uint8)
-    wanted = [known["bone"]] if "bone" in known else list(known.values())
-    return np.asarray(np.any([(colours == colour).all(axis=-1) for colour in wanted], axis=0), np.uint8)
-
-
-def _instances(case: Case, width: int, height: int) -> UInt8[np.ndarray, "box y x"]:
-    """Paint the outline of each box."""
-    painted = np.zeros((len(case.labels), height, width), np.uint8)
-    for place, outline in enumerate(case.outlines or ()):
-        if outline is None:
-            continue
-        if not isinstance(outline, Rle):
-            scale = np.array([width / case.width_px, height / case.height_px], np.float32)
-            painted[place] = filled(tuple(polygon * scale for polygon in outline), width, height)
-            continue
-        mask = Image.fromarray(filled(outline, case.width_px, case.height_px))
-        painted[place] = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
-    return painted
+def _painted(case: Case, masks: Masks, width: int, height: int) -> Bool[np.ndarray, "mask y x"]:
+    """Return the mask of bone, or one of each box, as large as the stored picture."""
+    if masks == "instances":
+        each, _ = instances(case, set(case.labels))
+    else:
+        bone = bone_mask(case)
+        each = np.zeros((1, case.height_px, case.width_px), bool) if bone is None else bone[None]
+    if each.shape[1:] == (height, width):
+        return each
+    smaller = [np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)) for mask in each]
+    return np.array(smaller, bool).reshape(-1, height, width)
 
 
 def read_masks(file: Path) -> UInt8[np.ndarray, "mask y x"]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from bones.cases import Case
 from bones.config import Config
 from bones.data import BoneMasks, Masks, Prepared, read_masks
+from bones.masks import has_bone_mask
 from bones.train_detector import square
 from bones.train_pictures import draw_masks
 
@@ -35,7 +36,7 @@ class GateTraining:
 
     def is_usable(self, case: Case) -> bool:
         """Say whether it is known which pixels are bone."""
-        return case.mask is not None or (case.outlines is not None and bool(case.labels))
+        return has_bone_mask(case)
 
     def samples(self, training: Prepared) -> BoneMasks:
         """Return the data set to train on."""
