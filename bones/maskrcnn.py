@@ -49,3 +49,19 @@ class InstanceDetector(nn.Module):
         """Return ``boxes`` (xyxy, pixels of ``image``), ``scores``, ``labels`` and ``masks`` of each picture."""
         found: list[dict[str, Tensor]] = self.rcnn(list(image.expand(-1, 3, -1, -1)))
         return found
+
+
+class ExportedInstances(nn.Module):
+    """The network in the form that is exported: masks stay on their grid over the box, as small as they were made."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.rcnn: Any = network.rcnn
+
+    def forward(self, image: Float[Tensor, "1 1 y x"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return boxes, labels, scores and masks ``n 1 28 28`` of one picture of ``size_px`` squared."""
+        images, _ = self.rcnn.transform(list(image.expand(-1, 3, -1, -1)))
+        features = self.rcnn.backbone(images.tensors)
+        proposals, _ = self.rcnn.rpn(images, features)
+        found = self.rcnn.roi_heads(features, proposals, images.image_sizes)[0][0]
+        return found["boxes"], found["labels"], found["scores"], found["masks"]

@@ -55,6 +55,8 @@ class DetectorFile(Config):
     size_px: int
     anchors: Anchors | None = None
     selection: Selection = Selection()
+    engine: EngineName = "auto"
+    """The one that computes it right, where others do not."""
     operating_points: dict[OperatingPoint, float] = Field(min_length=len(OPERATING_POINTS))
     """Score that a box must reach."""
 
@@ -73,9 +75,15 @@ class Gate:
     """The gate's network, loaded: a radiograph to a decision."""
 
     def __init__(self, path: Path, device: str = "auto", engine: EngineName = "auto", threads: int = 0) -> None:
+        self.path = path
         self.file = read_model_file(path, "gate", GateFile)
         self.session = Session(path, device, engine, threads)
         self._running = threading.Lock()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, hex."""
+        return self.session.sha256
 
     def __call__(self, radiograph: Radiograph) -> GateDecision:
         """Decide whether there is bone to look at; the decision says why."""
@@ -92,7 +100,9 @@ class Detector:
         self, path: Path, file: DetectorFile, device: str = "auto", engine: EngineName = "auto", threads: int = 0
     ) -> None:
         self.file = file
-        self.session = Session(path, device, engine, threads)
+        if file.engine != "auto" and engine not in ("auto", file.engine):
+            raise SetupError(f"{path}: runs with {file.engine} only, not with {engine}; use {file.engine}, or auto")
+        self.session = Session(path, device, file.engine if engine == "auto" else engine, threads)
         self._decode = decoder_of(file.kind, file.size_px, file.anchors, file.selection)
         self._running = threading.Lock()
 
@@ -153,6 +163,11 @@ class Predictor:
             self.preload()
         else:
             self.gate = Gate(find_model("bones", "gate", Path(gate) if gate is not None else None), *self._asked)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The labels of what is found; 0, the background, is none."""
+        return {label: name for label, name in self.file.labels.items() if label}
 
     @property
     def threshold(self) -> float:
@@ -233,7 +248,7 @@ class Predictor:
             found.boxes_px,
             found.scores,
             found.labels,
-            {label: name for label, name in self.file.labels.items() if label},  # 0 is the background
+            self.names,
             radiograph.width_px,
             radiograph.height_px,
             found.polygons_px,

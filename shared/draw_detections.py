@@ -88,8 +88,8 @@ def _rectangle(box: np.ndarray) -> Rectangle:
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line_px: int, size: tuple[int, int]) -> None:
     """Draw a rectangle around a box, the line outside of it where there is room, so that nothing within is covered."""
-    for away, line, width in ((line_px + 1, RIM, line_px + 2), (line_px, colour, line_px)):
-        room = away - line_px  # the rim may be lost at the picture's edge, the line not
+    for away, line, width in ((line_px + 2, RIM, line_px + 2), (line_px + 1, colour, line_px)):
+        room = away - line_px - 1  # the rim may be lost at the picture's edge, the line not
         x1, y1 = (max(value - away, -room) for value in box[:2])
         x2, y2 = (min(value + away, side - 1 + room) for value, side in zip(box[2:], size, strict=True))
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=line, width=width)

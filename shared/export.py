@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from shared.runtime import METADATA_KEY, EngineName, Session, read_metadata
 
 log = logging.getLogger(__name__)
 Sample = Float32[np.ndarray, "n c ..."]
+TRACED_OPSET = 17  # the latest that torch's older exporter knows whole
 
 
 class GateError(SkiagramError):
@@ -46,6 +48,7 @@ def export_onnx(
     engines: Sequence[EngineName] = ("onnxruntime", "openvino"),
     outputs: Sequence[str] = ("logits",),
     free_size: bool = True,
+    traced: bool = False,
 ) -> dict[str, float]:
     """Write ``model`` as ONNX, if every engine agrees with torch on ``samples``.
 
@@ -58,6 +61,7 @@ def export_onnx(
         engines: those that must agree.
         outputs: names of what the network returns, a tensor or a tuple of them.
         free_size: whether the file takes any spatial size, or that of ``samples`` only.
+        traced: export by TorchScript, for networks whose shapes depend on what is in the picture.
 
     Returns:
         The largest relative difference for each engine.
@@ -67,15 +71,20 @@ def export_onnx(
     """
     wanted = [_of_torch(model, sample) for sample in samples]  # first, for tracing may leave things in a network
     first = torch.from_numpy(samples[0])
-    spatial = dict.fromkeys(range(2, first.ndim), torch.export.Dim.DYNAMIC)
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": list(outputs), "verbose": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
-        program = torch.onnx.export(
-            model, (first,), dynamo=True, verbose=False, dynamic_shapes=(spatial,) if free_size else None,
-            input_names=["image"], output_names=list(outputs),
-        )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
+        warnings.simplefilter("ignore")  # torch's exporters warn of their own internals
+        if traced:
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "traced.onnx"
+                torch.onnx.export(model, (first,), file, dynamo=False, opset_version=TRACED_OPSET, **names)
+                proto = onnx.load(file)
+        else:
+            spatial = dict.fromkeys(range(2, first.ndim), torch.export.Dim.DYNAMIC)
+            shapes = (spatial,) if free_size else None
+            program = torch.onnx.export(model, (first,), dynamo=True, dynamic_shapes=shapes, **names)
+            assert program is not None
+            proto = program.model_proto
     _strip(proto)
     with whole(out) as aside:
         _save(proto, aside, metadata)
@@ -202,6 +211,8 @@ def _difference(wanted: Sequence[list[np.ndarray]], session: Session, samples: S
     found = []
     for outputs, sample in zip(wanted, samples, strict=True):
         for one, got in zip(outputs, session.outputs(sample), strict=True):
+            if one.shape != got.shape:
+                return float("inf")
             found.append(float(np.abs(got - one).max() / max(np.abs(one).max(), 1e-6)))
     worst = float(np.max(found))  # unlike max(), of NaN it makes NaN
     return worst if np.isfinite(worst) else float("inf")

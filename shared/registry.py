@@ -74,6 +74,8 @@ def find_model(task: str, model: ModelKind, explicit: Path | None = None) -> Pat
     Places in order: the folder named by SKIAGRAM_MODELS, the checkout's data/models. What was asked for explicitly
     is never replaced by something else. Raises SetupError that names every place tried.
     """
+    if explicit is not None and explicit.is_file():
+        return explicit
     name = TASKS[task].models[model]
     flag = "--gate" if model == "gate" else "--model"
     if explicit is not None:

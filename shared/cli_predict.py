@@ -1,0 +1,115 @@
+"""What the verb ``predict`` does in every task: load once, work through the inputs, tell what became of each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from shared.cli import Answer, Voice
+from shared.cohort import CohortResult, Item, Outcome, Record, run_cohort
+from shared.report import Report, recorded
+
+
+class Loaded(Protocol):
+    """What a task's predictor tells of itself."""
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the model file, hex."""
+
+    @property
+    def device(self) -> str:
+        """Device really used."""
+
+    @property
+    def engine(self) -> str:
+        """Engine and version really used."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the model in use."""
+
+
+P = TypeVar("P", bound=Loaded)
+Part = Callable[[float], None]
+"""Hears which share of one input is done."""
+
+
+def predict_all(
+    report: Report,
+    items: Sequence[Item],
+    out: Path,
+    load: Callable[[], P],
+    work: Callable[[Item, P, Part], Outcome],
+    line: Callable[[Record], str],
+    voice: Voice,
+    *,
+    overwrite: bool = False,
+    after: Callable[[P], Sequence[Path]] = lambda predictor: (),
+) -> Answer:
+    """Load a predictor once, do ``work`` on every item, and write ``out/report.json``, however it ends.
+
+    Args:
+        report: of the run, with its task and arguments.
+        items: inputs and what each of them leaves.
+        out: folder of the run.
+        load: makes the predictor.
+        work: reads one input and writes its results.
+        line: says in one line what became of an input that is done.
+        voice: how to speak.
+        overwrite: do again what is done.
+        after: writes what concerns all inputs together, and returns these files.
+
+    Returns:
+        The report, and 0 if all was done now or earlier, 1 if some failed, what stopped the run else.
+    """
+    with recorded(report, out / "report.json"):
+        with report.stage("load model"):
+            predictor = load()
+        _note(report, predictor)
+        with voice.progress(report.task, total=len(items)) as update:
+            done = 0
+
+            def part(share: float) -> None:
+                update(done + share, items[done].path.name)
+
+            def ended(record: Record) -> None:
+                nonlocal done
+                done += 1
+                update(done, None)
+                report.add_record(record)
+                if record.reason is not None:
+                    print(f"error: {record.reason}", file=sys.stderr)
+                else:
+                    voice.say(line(record) if record.status == "done" else f"{record.item.path}: {record.status}")
+
+            result = run_cohort(items, lambda item: work(item, predictor, part), overwrite=overwrite, on_end=ended)
+        _note(report, predictor)  # what is loaded on first use is known now
+        report.outputs.extend(after(predictor))
+        report.exit_status = result.exit_status
+        if result.stopped is not None:
+            report.failures.append(str(result.stopped) or "interrupted")
+            print(f"error: {report.failures[-1]}", file=sys.stderr)
+    _tell(result, out, predictor, voice)
+    return Answer(report.as_dict(), result.exit_status)
+
+
+def _note(report: Report, predictor: Loaded) -> None:
+    report.use_model(predictor.path, predictor.sha256)
+    report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
+
+
+def _tell(result: CohortResult, out: Path, predictor: Loaded, voice: Voice) -> None:
+    counts = {status: len(result.having(status)) for status in ("done", "skipped", "failed")}
+    voice.say(
+        f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed; results in {out} "
+        f"({predictor.engine} on {predictor.device}, {predictor.precision})"
+    )
+    if counts["skipped"]:
+        voice.say("skipped were there already, with whatever settings made them; --overwrite makes them again")
