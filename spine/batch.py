@@ -92,7 +92,7 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
         "file": file,
         "width_px": found.width_px,
         "height_px": found.height_px,
-        "model_sha256": predictor.session.sha256,
+        "model_sha256": predictor.sha256,
         "engine": predictor.engine,
         "vertebrae": [
             {

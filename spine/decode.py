@@ -59,6 +59,16 @@ class Candidates:
         sizes: Float32[np.ndarray, " n"] = np.sqrt((self.boxes_px[:, 2:] - self.boxes_px[:, :2]).prod(axis=1))
         return sizes
 
+    def above(self, confidence: float) -> Candidates:
+        """Return those whose best score is above ``confidence``: what decoding with it would give."""
+        kept = np.flatnonzero(self.confidences > confidence)
+        return Candidates(
+            self.boxes_px[kept],
+            self.scores[kept],
+            tuple(self.masks[k] for k in kept),
+            tuple(self.polygons_px[k] for k in kept),
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 

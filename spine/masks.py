@@ -8,10 +8,11 @@ the two steps in which ultralytics does it with ``retina_masks``, but as two sma
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 
 from shared.types import Boxes, Polygon
 from spine.preprocess import Letterbox
@@ -157,3 +158,41 @@ def _area(outline: Float[np.ndarray, "corner 2"]) -> float:
     """Return the area inside a closed line (the shoelace formula)."""
     y, x = outline.T
     return float(abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2)
+
+
+def mask_of(polygon_px: Polygon, width_px: int, height_px: int) -> Mask:
+    """Return the pixels of a film whose centres lie inside a polygon."""
+    from skimage.draw import polygon as pixels_inside
+
+    low = np.floor(polygon_px.min(axis=0)).clip(0, (width_px, height_px)).astype(int)
+    high = np.ceil(polygon_px.max(axis=0)).clip(0, (width_px, height_px)).astype(int)
+    inside = np.zeros((high - low)[::-1], bool)
+    x, y = (polygon_px - low - 0.5).T
+    inside[pixels_inside(y, x, inside.shape)] = True  # type: ignore[no-untyped-call]
+    return Mask(int(low[0]), int(low[1]), inside)
+
+
+def mask_overlaps(found: Sequence[Mask], truth: Sequence[Mask]) -> Float64[np.ndarray, "n m"]:
+    """Return the pixels that each pair of masks shares over those that either has; 0 where neither has any."""
+    ious = np.zeros((len(found), len(truth)))
+    areas = [int(mask.inside.sum()) for mask in truth]
+    for row, one in enumerate(found):
+        area = int(one.inside.sum())
+        for column, other in enumerate(truth):
+            shared = _shared(one, other)
+            if shared:
+                ious[row, column] = shared / (area + areas[column] - shared)
+    return ious
+
+
+def _shared(one: Mask, other: Mask) -> int:
+    left, top = max(one.left_px, other.left_px), max(one.top_px, other.top_px)
+    right = min(one.left_px + one.inside.shape[1], other.left_px + other.inside.shape[1])
+    bottom = min(one.top_px + one.inside.shape[0], other.top_px + other.inside.shape[0])
+    if right <= left or bottom <= top:
+        return 0
+    parts = (
+        mask.inside[top - mask.top_px : bottom - mask.top_px, left - mask.left_px : right - mask.left_px]
+        for mask in (one, other)
+    )
+    return int(np.logical_and(*parts).sum())

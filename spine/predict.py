@@ -130,6 +130,16 @@ class Predictor:
         self._running = threading.Lock()
 
     @property
+    def path(self) -> Path:
+        """The model file."""
+        return self.session.path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, hex."""
+        return self.session.sha256
+
+    @property
     def device(self) -> str:
         """Device really used."""
         return self.session.device
@@ -163,14 +173,14 @@ class Predictor:
             return named(candidates, film.width_px, film.height_px)
 
     def candidates(
-        self, film: Radiograph, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
+        self, image: Image, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
     ) -> Candidates:
         """Return what may be a vertebra, before names are given; at another operating point if one is given."""
-        point = point or self.operating_point
+        film, point = as_radiograph(image), point or self.operating_point
         with stage("preprocess"):
-            image, letterbox = preprocess(film.array, self.file.size_px)
+            pixels, letterbox = preprocess(film.array, self.file.size_px)
         with stage("network"), self._running:
-            outputs = self.session.outputs(image)
+            outputs = self.session.outputs(pixels)
         with stage("decode"):
             return decode(outputs, letterbox, point.confidence, point.iou)
 
