@@ -70,6 +70,7 @@ class Films(YOLODataset):
             batch_size=batch, stride=STRIDE, pad=0.0 if augment else 0.5, task="segment",
             data={"names": dict(enumerate(LEVELS)), "channels": CHANNELS},
         )  # fmt: skip
+        self.buffer = list(range(self.ni))  # mosaic draws from all films, not from those that were read last
 
     imgsz: Any
 

@@ -91,10 +91,10 @@ def clipped(corners: Corners, width_px: float, height_px: float) -> Corners:
 
 
 def _without_repeats(corners: Corners) -> Corners:
-    """Leave out points that are where the one before them is; the last is before the first."""
+    """Leave out points that are where the next one is; after the last comes the first."""
     if not len(corners):
         return corners
-    kept: Corners = corners[(np.abs(corners - np.roll(corners, 1, axis=0)) > 1e-6).any(axis=1)]
+    kept: Corners = corners[(np.abs(corners - np.roll(corners, -1, axis=0)) > 1e-6).any(axis=1)]
     return kept if len(kept) else corners[:1]
 
 

@@ -68,7 +68,7 @@ def train(
     report.precision = config.training.precision
     with recorded(report, run / "report.json"):
         with report.stage("prepare"):
-            films = _choose_films(config, run, data)
+            films = choose_films(config, run, data)
             _choose_weights(run, init)
         say(f"{len(films['training'])} films to train on, {len(films['validation'])} looked at after each epoch")
         with report.stage("train"):
@@ -97,7 +97,7 @@ def ended(config: Config, run: Path) -> bool:
     return bool(state["stopped_early"]) or len(state["history"]) >= config.training.epochs
 
 
-def _choose_films(config: Config, run: Path, data: Path | None) -> dict[str, list[Film]]:
+def choose_films(config: Config, run: Path, data: Path | None) -> dict[str, list[Film]]:
     """Write the run's config and, the first time, which films it trains on and which it looks at."""
     run.mkdir(parents=True, exist_ok=True)
     with whole(run / "config.json") as aside:

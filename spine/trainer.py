@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.data.build import build_dataloader
-from ultralytics.engine import trainer as ultralytics_trainer
-from ultralytics.models.yolo.segment import SegmentationTrainer
-from ultralytics.utils import DEFAULT_CFG, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from shared.config import load_config
 from shared.errors import SetupError
@@ -27,6 +22,15 @@ from spine.cases import Film, load_films
 from spine.config import LEVELS, Config, Training
 from spine.data import CHANNELS, Films, training_loader
 from spine.model import build, load_matching, read_weights
+from spine.offline import offline_ultralytics
+
+offline_ultralytics()
+
+from ultralytics.data.build import build_dataloader  # noqa: E402
+from ultralytics.engine import trainer as ultralytics_trainer  # noqa: E402
+from ultralytics.models.yolo.segment import SegmentationTrainer  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG, RANK  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 METRIC = "map50_95"
 """What says which weights are best: the mean of box and mask mAP50-95."""
@@ -226,7 +230,7 @@ class SpineTrainer(SegmentationTrainer):
         """End a run whose loss is no number: going on from the last checkpoint would only repeat it."""
         if self.loss is not None and not bool(self.loss.isfinite()):
             raise SetupError(
-                f"{self.run}: the loss became {float(self.loss)} in epoch {epoch + 1}; give a smaller "
+                f"{self.run}: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; give a smaller "
                 "--training.learning-rate or --training.precision 32-true, and a new --out"
             )
         return False
