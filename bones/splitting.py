@@ -274,7 +274,7 @@ def _with_validation(
         return parts
     inside = {name: groups[name] for name in parts["training"]}
     if len(set(inside.values())) == 1:
-        notes.append("all pictures are one group, so the same ones serve for training and validation")
+        notes.append("all pictures to train on are one group, so they serve for training and validation both")
         return parts | {"validation": list(parts["training"])}
     share = config.validation_fraction
     cut = split_groups(inside, {"training": 1 - share, "validation": share}, with_box=with_box,

@@ -78,7 +78,7 @@ def test_the_four_flips_of_pictures_are_in_the_training_part_alone(flipped: list
     from bones.data import Fractures, prepare
 
     originals = [case for case in flipped if "-" not in case.name]
-    settings = Config(sampling={"upsample": "flips"}, validation_fraction=0.25, detector={"size_px": 128})
+    settings = Config(sampling={"upsample": "flips"}, validation_fraction=0.25, detector={"size_px": 272})
     split = split_cases(originals, settings)
     assert split.validation
     samples = Fractures(prepare(split.training, tmp_path, 120, 1), settings)
@@ -102,12 +102,13 @@ def test_patients_never_cross(data: st.DataObject, seed: int, count: int) -> Non
     cases = cases_of(count, patients, part)
     split = split_cases(cases, config(seed), fingerprints={})
     sides = parts_of(split)
+    if any("are one group" in note for note in split.notes):  # the one exception, and it is said
+        assert sides["training"] == sides.pop("validation")
+        assert len({split.groups[name] for name in sides["training"]}) == 1
     for patient in "abcdef":
         own = {case.name for case in cases if case.patient == patient}
-        assert sum(bool(own & set(names)) for names in sides.values()) <= 1 or len(set(split.groups.values())) == 1
-    held = [name for names in sides.values() for name in names]
-    assert set(held) == {case.name for case in cases}
-    assert len(held) == count or len(set(split.groups.values())) == 1
+        assert sum(bool(own & set(names)) for names in sides.values()) <= 1
+    assert sorted(name for names in sides.values() for name in names) == [case.name for case in cases]
 
 
 def test_a_published_split_that_leaks_is_mended_and_says_what_moved() -> None:
