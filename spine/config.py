@@ -79,7 +79,7 @@ class Config(FrozenConfig):
     """One spine training run, whole."""
 
     network: Network = "yolo11n-seg"
-    """n, s, m, l or x: 2.8, 10, 22, 28 or 62 million weights."""
+    """n, s, m, l or x: 2.9, 10, 22, 28 or 62 million weights."""
     size_px: PositiveInt = 640
     """Longer side of a film as the network sees it; a multiple of 32."""
     rectangular: bool = False

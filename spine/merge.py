@@ -152,7 +152,8 @@ def _check_names(drawn: Sequence[Drawn], aliases: Mapping[str, str] | None) -> N
             unknown.add(str(error))
     if unknown:
         raise SetupError(
-            f"{'; '.join(sorted(unknown))}; say what they are with --alias NAME=T12 or --alias NAME=ignore"
+            f"{'; '.join(sorted(unknown))}; say what they are in a JSON file for --aliases, "
+            'such as {"NAME": "T12", "OTHER": "ignore"}'
         )
 
 

@@ -231,7 +231,7 @@ class SpineTrainer(SegmentationTrainer):
         if self.loss is not None and not bool(self.loss.isfinite()):
             raise SetupError(
                 f"{self.run}: the loss became {float(self.loss.detach())} in epoch {epoch + 1}; give a smaller "
-                "--training.learning-rate or --training.precision 32-true, and a new --out"
+                "--learning-rate or --precision 32-true, and a new --out"
             )
         return False
 

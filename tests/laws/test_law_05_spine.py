@@ -35,7 +35,7 @@ def die() -> None:
 
 
 def run_until(moment: str, run: Path, data: Path) -> None:
-    """Train, and be killed at ``moment``: ``step N``, or ``metrics N``, once epoch N is saved but not yet written out."""
+    """Train, and be killed at ``moment``: ``step N``, or ``metrics N``, once epoch N is saved but not written out."""
     torch.set_num_threads(1)
     what, _, which = moment.partition(" ")
     write = RunFolder.write

@@ -158,7 +158,7 @@ def test_other_pictures_become_upright_grey_png(tmp_path):
 
 def test_unknown_classes_are_refused_in_one_go_unless_an_alias_says_what_they_are(tmp_path):
     source = export(tmp_path / "a", ["Wirbel", "Nase"], {"train/one.png": (film(1), f"0 {SQUARE}\n1 {SQUARE}")})
-    with pytest.raises(SetupError, match=r"Nase.*Wirbel.*--alias"):
+    with pytest.raises(SetupError, match=r"Nase.*Wirbel.*--aliases"):
         merge([source], tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
     found = merge([source], tmp_path / "out", workers=1, aliases={"wirbel": "L3", "Nase": "ignore"})

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The shipped spine model: merge, training in three sizes, export, scores. Hours on 2 cores; goes on where it stopped.
+#
+#   FILMS=path/to/aasce_ap bash recipes/spine_train.sh [MINUTES]
+#
+# MINUTES is a limit for this call. FILMS holds landmarks.json and AASCE's films. PHANTOMS=N trains a first stage on N
+# phantoms of all levels. The 123 validation films are looked at once, at the end; epochs are judged on films cut from
+# the training part.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${FILMS:?the folder of landmarks.json}"
+minutes=${1:-100000} began=$(date +%s) runs=runs/spine data=runs/spine/aasce
+spine() { uv run spine "$@"; }
+
+[ -e $data/manifest.csv ] || spine merge "$FILMS/landmarks.json" --out $data
+
+stage() {  # NAME DATA INIT FLAGS...: train, or go on; end the script where the time is over
+  local run=$runs/$1 films=$2 init=$3 left=$((minutes - ($(date +%s) - began) / 60)); shift 3
+  [ "$left" -gt 0 ] || exit 0
+  if [ -e "$run/last.ckpt" ]; then spine train --resume "$run" --time-limit-minutes "$left" --no-finish
+  else spine train --preset lite --data "$films" ${init:+--init "$init"} --out "$run" \
+    --time-limit-minutes "$left" --no-finish "$@"; fi
+  [ "$(wc -l < "$run/metrics.jsonl")" -ge "$(sed -n 's/ *"epochs": \([0-9]*\),/\1/p' "$run/config.json")" ] || exit 0
+}
+
+first=
+if [ "${PHANTOMS:-0}" -gt 0 ]; then
+  [ -e $runs/phantoms/manifest.csv ] || spine phantom --out $runs/phantoms --count "$PHANTOMS" --seed 7
+  stage lite-phantoms $runs/phantoms "" --size-px 320 --epochs 20
+  first=$runs/lite-phantoms/best.ckpt
+fi
+# From random weights small films are enough to learn where vertebrae are; the last size is what the model runs at.
+stage lite-320 $data "$first" --size-px 320 --epochs 50
+stage lite-640 $data $runs/lite-320/best.ckpt --size-px 640 --epochs 40 --learning-rate 0.001
+
+spine export $runs/lite-640 --out $runs/lite-640/spine-int8.onnx --int8 --provenance \
+  "AASCE 2019 training films (Wu et al. 2017, Wang et al. 2021), T1-L5: recipes/spine_train.sh"
+for model in spine spine-int8; do
+  spine evaluate --model $runs/lite-640/$model.onnx --data $data --split validation --out $runs/lite-640/scores-$model
+done
