@@ -24,9 +24,12 @@ def offline_ultralytics() -> ModuleType:
     # Its settings file is written with a line of advice; training speaks for itself.
     logging.getLogger("ultralytics").setLevel(logging.WARNING)
     import ultralytics
+    from PIL import Image
     from ultralytics.engine import trainer as engine
-    from ultralytics.utils import LOGGER, callbacks, events
+    from ultralytics.utils import LOGGER, callbacks, events, patches
 
+    # Its own asks for a missing package at each file that is no picture, and hides what is wrong with that.
+    Image.open = patches._image_open
     LOGGER.setLevel(logging.WARNING)
     events.events.enabled = False
     callbacks.add_integration_callbacks = lambda instance: None

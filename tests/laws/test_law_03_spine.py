@@ -1,0 +1,51 @@
+"""Law 3 for spine: the ONNX file computes what torch does, at any size; INT8 stays inside its gate or is no file."""
+
+import numpy as np
+import pytest
+import torch
+from spine_factory import SIZE_PX, film_pixels, tiny_model, tiny_network
+
+from shared.export import GateError, quantise
+from shared.io.radiograph import from_array
+from shared.runtime import Session, read_metadata
+from spine.decode import OUTPUTS
+from spine.preprocess import preprocess
+
+
+def inputs():
+    """Films as the network sees them: upright, lying, and of another size."""
+    picture = from_array(film_pixels()).array
+    return [preprocess(p, size)[0] for p, size in ((picture, SIZE_PX), (picture.T, SIZE_PX), (picture, 192))]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_every_output_is_torchs_at_any_size(engine):
+    network = tiny_network()
+    session = Session(tiny_model(), "cpu", engine)
+    for image in inputs():
+        with torch.no_grad():
+            _, maps = network(torch.from_numpy(image))  # decoded as well, which the file leaves to us
+        wanted = [maps[name] for name in ("boxes", "scores", "mask_coefficient", "proto")]
+        got = session.outputs(image)
+        assert len(got) == len(OUTPUTS)
+        for ours, theirs in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-3 * float(theirs.abs().max()))
+    assert max(read_metadata(tiny_model())["parity"]["relative_difference"].values()) < 1e-3
+
+
+def test_int8_is_written_inside_its_gate_and_not_beyond(tmp_path):
+    films = inputs()[:1]
+
+    def likeness(path):
+        """One less the mean difference of the levels' scores from the float32 file's."""
+        one, other = (1 / (1 + np.exp(-Session(p, "cpu").outputs(films[0])[1])) for p in (tiny_model(), path))
+        return 1 - float(np.abs(one - other).mean())
+
+    good = tmp_path / "spine-int8.onnx"
+    scores = quantise(tiny_model(), good, films, likeness, allowed_loss=0.05, correct_bias=True)
+    assert scores["int8"] > 0.95
+    assert read_metadata(good)["precision"] == "int8"
+    assert read_metadata(good)["int8_gate"] == scores
+    with pytest.raises(GateError, match="nothing was written"):
+        quantise(tiny_model(), tmp_path / "bad-int8.onnx", films, likeness, allowed_loss=-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["spine-int8.onnx"]

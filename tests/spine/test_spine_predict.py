@@ -1,0 +1,127 @@
+"""From a film to named vertebrae, with a tiny network and with heads that say what is wanted."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from radiograph_factory import dicom_of
+from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, film_pixels, finds, tiny_model, write_film
+
+from shared.errors import InputError, SetupError
+from shared.export import update_metadata
+from shared.runtime import read_metadata
+from spine.config import LEVELS
+from spine.predict import OperatingPoint, Predictor
+
+NAMES = ("T10", "T11", "T12", "L1", "L2", "L3")
+
+
+@pytest.fixture
+def predictor():
+    return Predictor(tiny_model(), "cpu")
+
+
+@pytest.fixture
+def film(tmp_path):
+    return write_film(tmp_path / "film.png")
+
+
+def test_what_the_network_finds_is_named_from_the_head_down(predictor, film):
+    found = finds(predictor, SPINE_BOXES[::-1], SPINE_LEVELS[::-1])(film)
+    assert found.level_names == found.raw_labels == NAMES
+    np.testing.assert_allclose(found.boxes_px, SPINE_BOXES, atol=0.05)
+    assert (found.width_px, found.height_px) == (WIDTH_PX, HEIGHT_PX)
+    assert not found.missing
+    assert not found.changed
+    assert found.findings == ()
+    for box, polygon in zip(SPINE_BOXES, found.polygons_px, strict=True):
+        np.testing.assert_allclose(polygon.min(axis=0), box[:2], atol=2.5)
+        np.testing.assert_allclose(polygon.max(axis=0), box[2:], atol=2.5)
+
+
+def test_a_wrong_name_is_put_right_and_told(predictor, film):
+    scores = np.full((6, 24), 0.01)
+    scores[range(6), SPINE_LEVELS] = 0.9
+    scores[2, SPINE_LEVELS[2]], scores[2, SPINE_LEVELS[1]] = 0.3, 0.4  # T12 taken for a second T11
+    found = finds(predictor, scores=scores)(film)
+    assert found.level_names == NAMES
+    assert found.raw_labels[2] == "T11"
+    (change,) = found.changed
+    assert (change.raw_label, change.label) == ("T11", "T12")
+    np.testing.assert_allclose(change.box_px, SPINE_BOXES[2], atol=0.05)
+
+
+def test_a_gap_is_a_missing_level_where_it_ought_to_be(predictor, film):
+    kept = [0, 1, 3, 4, 5]
+    found = finds(predictor, SPINE_BOXES[kept], [SPINE_LEVELS[k] for k in kept])(film)
+    assert found.level_names == ("T10", "T11", "L1", "L2", "L3")
+    (gone,) = found.missing
+    assert gone.label == "T12"
+    np.testing.assert_allclose(gone.centre, (SPINE_BOXES[2, :2] + SPINE_BOXES[2, 2:]) / 2, atol=3)
+    assert found.findings == ("not found: T12",)
+
+
+def test_nothing_found_is_a_finding(predictor, film):
+    found = finds(predictor, SPINE_BOXES[:0], [])(film)
+    assert len(found) == 0
+    assert found.findings == ("no vertebra found",)
+
+
+def test_operating_points_are_the_files_by_name_or_ones_own(film):
+    assert Predictor(tiny_model(), "cpu").operating_point.iou == 0.55
+    reference = finds(Predictor(tiny_model(), "cpu", operating_point="reference"), sure=0.6)
+    assert len(reference(film)) == 0  # its confidence is 0.7
+    assert len(finds(Predictor(tiny_model(), "cpu", operating_point="reference-f1"), sure=0.6)(film)) == 6
+    own = OperatingPoint(confidence=0.5, iou=0.9)
+    assert len(finds(Predictor(tiny_model(), "cpu", operating_point=own), sure=0.6)(film)) == 6
+    with pytest.raises(SetupError, match="has no operating point 'best'; it has default, reference"):
+        Predictor(tiny_model(), "cpu", operating_point="best")
+
+
+def test_8_bits_16_bits_dicom_arrays_and_bytes_are_one_film(predictor, tmp_path):
+    wide = write_film(tmp_path / "wide.png", np.uint16)
+    inverted = dicom_of(65535 - film_pixels(np.uint16).astype(np.int64), bits=16, photometric="MONOCHROME1")
+    narrow = write_film(tmp_path / "narrow.png")
+    films = [narrow, wide, inverted, narrow.read_bytes(), np.asarray(Image.open(narrow))]
+    first, *others = [predictor.candidates(film) for film in films]
+    assert len(first)
+    for other in others:
+        np.testing.assert_allclose(other.boxes_px, first.boxes_px, atol=0.5)
+        np.testing.assert_allclose(other.scores, first.scores, atol=2e-3)
+
+
+def test_a_tall_film_is_not_cropped(predictor, tmp_path):
+    tall = np.concatenate([film_pixels()] * 4)
+    Image.fromarray(tall).save(tmp_path / "tall.png")
+    boxes = predictor.candidates(tmp_path / "tall.png", OperatingPoint(confidence=0.01, iou=0.7)).boxes_px
+    assert boxes[:, 3].max() > 0.9 * len(tall)
+    assert boxes[:, 1].min() < 0.1 * len(tall)
+
+
+def test_a_broken_film_is_named(predictor, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"broken\.png: is no picture"):
+        predictor(tmp_path / "broken.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "bones"}, "a model for bones, not for spine"),
+        ({"metadata_version": 99}, "metadata version 99; export it again"),
+        ({"labels": list(LEVELS[::-1])}, "not C1 to L5 in anatomical order"),
+        ({"operating_points": {}}, "its metadata is incomplete"),
+    ],
+)
+def test_another_model_is_refused(tmp_path, changes, said):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model().read_bytes())
+    update_metadata(path, changes)
+    with pytest.raises(SetupError, match=said):
+        Predictor(path, "cpu")
+
+
+def test_precision_and_labels_are_what_the_file_says(predictor):
+    assert predictor.precision == "fp32"
+    assert read_metadata(tiny_model())["labels"] == list(LEVELS)
+    with pytest.raises(SetupError, match="is fp32, not int8"):
+        Predictor(tiny_model(), "cpu", precision="int8")
