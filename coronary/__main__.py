@@ -67,59 +67,32 @@ def predict(
     """
     from coronary.batch import Options, plan, predict_case
     from coronary.predict import Predictor
-    from shared.cohort import run_cohort
-    from shared.report import Report, recorded
+    from shared.cli_predict import predict_all
+    from shared.report import Report
 
     if not inputs:
         raise SetupError("no scan was named; give files or folders")
     options = Options(series, dicom_seg)
-    items = plan(inputs, out, options)
     arguments = {
         "inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite,
         "series": series, "dicom_seg": dicom_seg, "any_scan": any_scan, "threads": threads,
     }  # fmt: skip
-    with recorded(Report("coronary", "predict", arguments), out / "report.json") as report:
-        with report.stage("load model"):
-            predictor = Predictor(model, device, precision=precision, threads=threads, contrast_check=not any_scan)
-        report.use_model(predictor.session.path, predictor.session.sha256)
-        report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
-        with voice.progress("coronary", total=len(items)) as update:
-            done = 0
-
-            def windows(ran: int, of: int) -> None:
-                update(done + 0.95 * ran / of, items[done].path.name)
-
-            def ended(record: Any) -> None:
-                nonlocal done
-                done += 1
-                update(done, None)
-                report.add_record(record)
-                if record.reason is None:
-                    voice.say(_line(record))
-                else:
-                    print(f"error: {record.reason}", file=sys.stderr)
-
-            result = run_cohort(
-                items, lambda item: predict_case(item, predictor, options, windows), overwrite=overwrite, on_end=ended
-            )
-        report.exit_status = result.exit_status
-        if result.stopped is not None:
-            report.failures.append(str(result.stopped) or "interrupted")
-            print(f"error: {report.failures[-1]}", file=sys.stderr)
-    counts = {status: len(result.having(status)) for status in ("done", "skipped", "failed")}
-    voice.say(
-        f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed; results in {out} "
-        f"({predictor.engine} on {predictor.device}, {predictor.precision})"
+    return predict_all(
+        Report("coronary", "predict", arguments),
+        plan(inputs, out, options),
+        out,
+        load=lambda: Predictor(model, device, precision=precision, threads=threads, contrast_check=not any_scan),
+        work=lambda item, predictor, part: predict_case(
+            item, predictor, options, lambda ran, of: part(0.95 * ran / of)
+        ),
+        line=_line,
+        voice=voice,
+        overwrite=overwrite,
     )
-    if counts["skipped"]:
-        voice.say("skipped were there already, with whatever settings made them; --overwrite makes them again")
-    return Answer(report.as_dict(), result.exit_status)
 
 
 def _line(record: Any) -> str:
     """One line for people about one scan."""
-    if record.status != "done":
-        return f"{record.item.path}: {record.status}"
     found = record.outcome.result
     text = f"{record.item.path}: {found['branches']} branches, {found['length_mm']:.0f} mm, {record.seconds:.1f} s"
     return "\n  ".join([text, *record.outcome.findings])
@@ -207,7 +180,7 @@ def view(
     """
     from coronary.viewer.serve import serve
 
-    serve(address, port, device, open_browser=open_browser)
+    serve(address, port, device, open_browser=open_browser, quiet=voice.quiet or voice.json)
     return Answer({"address": address, "port": port})
 
 

@@ -79,6 +79,16 @@ class Predictor:
         self.contrast_check = contrast_check
 
     @property
+    def path(self) -> Path:
+        """The model file."""
+        return self.session.path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, hex."""
+        return self.session.sha256
+
+    @property
     def device(self) -> str:
         """Device really used."""
         return self.session.device
