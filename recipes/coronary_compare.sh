@@ -6,7 +6,7 @@
 #   STEPS=3000 SEEDS="1 2 3 4 5" bash recipes/coronary_compare.sh
 #
 # Either preset keeps its own batch, so `best` sees half the patches. Training cases are those of
-# recipes/coronary_lite.sh (seed 2000), held-out ones have seed 9200: no case is in both.
+# recipes/coronary_lite.sh (seed 2000), held-out ones have seed 9300: no case is in both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 steps=${STEPS:-600} seeds=${SEEDS:-1 2 3}

@@ -3,7 +3,7 @@
 #
 #   bash recipes/coronary_lite.sh
 #
-# Training cases 1.. of seed 2000, held-out cases of seed 9200: no case is in both.
+# Training cases 1.. of seed 2000, held-out cases of seed 9300: no case is in both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=runs/coronary/lite data=runs/coronary/phantoms heldout=runs/coronary/heldout

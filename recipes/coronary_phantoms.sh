@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The phantoms of the recipes, made once: 76 to train on (seed 2000) and 20 held out (seed 9200).
+# The phantoms of the recipes, made once: 76 to train on (seed 2000) and 20 held out (seed 9300).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=runs/coronary/phantoms
@@ -14,5 +14,5 @@ phantoms 101 24 "256 256 200" "0.45 0.45 0.5"
 phantoms 201 12 "256 256 150" "0.7 0.7 0.75"
 
 heldout=runs/coronary/heldout
-[ -e $heldout/20.img.nii.gz ] || uv run coronary phantom --out $heldout --seed 9200 --count 20 \
+[ -e $heldout/20.img.nii.gz ] || uv run coronary phantom --out $heldout --seed 9300 --count 20 \
   --shape 320 320 240 --spacing-mm 0.4 0.4 0.5

@@ -43,10 +43,11 @@ def test_the_ablation_is_the_baseline_under_adamw():
     assert ablation.model_copy(update={"training": baseline.training}) == baseline
 
 
-def test_lite_is_best_but_for_width_patch_and_length():
+def test_lite_is_best_but_for_width_patch_length_and_threshold():
     best, lite = preset("best"), preset("lite")
-    for part in ("preprocessing", "inference", "loss", "dropout"):
+    for part in ("preprocessing", "loss", "dropout"):
         assert getattr(best, part) == getattr(lite, part), part
+    assert lite.inference.model_copy(update={"threshold": best.inference.threshold}) == best.inference
     assert lite.sampling.model_copy(update={"patch": best.sampling.patch}) == best.sampling
     for field in ("optimiser", "schedule", "weight_decay", "clip_norm", "precision"):
         assert getattr(best.training, field) == getattr(lite.training, field), field
