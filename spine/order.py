@@ -12,6 +12,7 @@ Chains of vertebrae with spacings for steps are an old way to name them (Glocker
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -23,7 +24,11 @@ from spine.order_lattice import Decoded, decode
 from spine.order_model import STATES, OrderModel
 
 ODD = ("T11", "T13", "L6")
-SCALES = 5
+NOTHING = 1e-3
+"""Prior probability that a film with candidates shows no vertebra."""
+SIZE_SD = 0.35
+"""Spread of the logarithm of a vertebra's size around its neighbours' median."""
+_L5 = STATES.index("L5")
 _LEVEL_STATES = np.array([STATES.index(level) for level in LEVELS])
 
 
@@ -74,85 +79,110 @@ def name_vertebrae(
     """Name the candidates of one film or scan.
 
     Args:
-        centres_px: Centres, ``x y`` in pixels (or ``x y z`` in mm, with ``model=CT``); no order is asked for.
+        centres_px: Centres, ``x y`` in pixels (or ``x y z`` in mm, with ``model=ct()``); no order is asked for.
         sizes_px: Square root of each one's area, or None.
         scores: Non-negative, one column for each of LEVELS, or three for C, T and L.
         confidences: That there is a vertebra, 0 to 1; the highest score where None.
         picture_px: Height and width of the film; a spine that ends well inside it ends for an anatomical reason.
         head: Which way the head lies, roughly; None where that is not known and is to be told from the scores.
-        model: What is known of spines beforehand: FILM or CT of ``spine.order_constants``.
+        model: What is known of spines beforehand: ``FILM``, or ``ct()`` of ``spine.order_constants``.
 
     Raises:
         ValueError: If shapes differ or something is not finite.
     """
-    centres, scores, sure = _checked(centres_px, scores, confidences)
-    if sizes_px is not None and (np.shape(sizes_px) != sure.shape or not np.isfinite(sizes_px).all()):
-        raise ValueError(f"sizes_px: {len(sure)} finite numbers expected, {np.shape(sizes_px)} given")
+    centres, scores, sure, sizes = _checked(centres_px, sizes_px, scores, confidences)
     if not len(centres):
-        return Naming(
-            (), np.zeros(0), np.zeros((0, len(LEVELS))), (), (), (), dict.fromkeys(ODD, 0.0), np.zeros(0, int)
-        )
+        none = np.zeros(0)
+        return Naming((), none, np.zeros((0, len(LEVELS))), (), (), (), dict.fromkeys(ODD, 0.0), none.astype(np.int64))
     order, away, axis = along_spine(centres, sure)
-    evidence = model.evidence(scores, sure)
-    ways = [order, order[::-1]]
+    evidence = model.scores.evidence(scores, sure) - _unlike(sizes, order)[:, None]
+    ways = [(order, axis), (order[::-1], -axis)]
     if head is not None:
-        down = -float(axis @ np.asarray(head, dtype=float)) if len(order) > 1 else 1.0
-        ways = ways[:1] if down >= 0 else ways[1:]
-    tried = [(_decode(centres[way], evidence[way], away[way], model, picture_px), way) for way in ways]
-    (found, scale), order = max(tried, key=lambda one: one[0][0].log_evidence)
-    return _naming(found, order, centres, scores, scale)
+        ways = ways[:1] if axis @ np.asarray(head, dtype=np.float64) <= 0 else ways[1:]
+    tried = []
+    for way, down in ways:
+        ends = _ends(centres[way], down, picture_px)
+        tried.append((_decode(centres[way], evidence[:, way], away[way], ends, model), way))
+    found, order = max(tried, key=lambda one: one[0].log_evidence)
+    return _naming(found, order, centres, scores)
 
 
 def _checked(
     centres_px: Float64[np.ndarray, "n d"],
+    sizes_px: Float64[np.ndarray, " n"] | None,
     scores: Float64[np.ndarray, "n classes"],
     confidences: Float64[np.ndarray, " n"] | None,
-) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "n classes"], Float64[np.ndarray, " n"]]:
-    """The three as float64; refuses other shapes, negative scores and what is not finite."""
+) -> tuple[
+    Float64[np.ndarray, "n d"], Float64[np.ndarray, "n classes"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]
+]:
+    """Centres, scores, confidences and sizes as float64; other shapes and what is not finite are refused."""
     centres, given = np.asarray(centres_px, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if not len(centres):
-        return centres, given, np.zeros(0)
-    if centres.ndim != 2 or given.ndim != 2 or len(given) != len(centres) or given.shape[1] not in (3, len(LEVELS)):
-        raise ValueError(
-            f"centres n x d and scores n x {len(LEVELS)} expected, {centres.shape} and {given.shape} given"
-        )
-    sure = given.max(axis=1) if confidences is None else np.asarray(confidences, dtype=np.float64)
-    if sure.shape != (len(centres),):
-        raise ValueError(f"confidences: {len(centres)} expected, {sure.shape} given")
-    if not (np.isfinite(centres).all() and np.isfinite(given).all() and np.isfinite(sure).all() and (given >= 0).all()):
-        raise ValueError("centres, scores and confidences must be finite, scores not negative")
-    return centres, given, np.clip(sure, 1e-3, 1 - 1e-3)
+        return centres, given, np.zeros(0), np.zeros(0)
+    if centres.ndim != 2 or given.ndim != 2 or len(given) != len(centres):
+        raise ValueError(f"centres n x d, scores n x classes expected; {centres.shape}, {given.shape} given")
+    sure = np.asarray(given.max(axis=1) if confidences is None else confidences, dtype=np.float64)
+    sizes = np.asarray(np.ones(len(centres)) if sizes_px is None else sizes_px, dtype=np.float64)
+    if sure.shape != (len(centres),) or sizes.shape != sure.shape:
+        raise ValueError(f"{len(centres)} confidences and sizes expected; {sure.shape}, {sizes.shape} given")
+    if not all(np.isfinite(x).all() for x in (centres, given, sure, sizes)) or (given < 0).any():
+        raise ValueError("centres, sizes, scores and confidences must be finite, scores not negative")
+    return centres, given, np.clip(sure, 1e-3, 1 - 1e-3), sizes
+
+
+def _unlike(sizes: Float64[np.ndarray, " n"], order: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """What a size unlike that of the candidates around it counts against being a vertebra."""
+    sizes = np.log(np.maximum(sizes, 1e-6))
+    wide = np.pad(sizes[order], 2, constant_values=np.nan)
+    around = np.nanmedian(np.lib.stride_tricks.sliding_window_view(wide, 5), axis=1)
+    penalty = np.empty(len(order))
+    penalty[order] = np.minimum(0.5 * ((sizes[order] - around) / SIZE_SD) ** 2, 5.0)
+    return penalty
+
+
+def _ends(
+    centres: Float64[np.ndarray, "n d"], down: Float64[np.ndarray, " d"], picture_px: tuple[int, int] | None
+) -> Float64[np.ndarray, " n"]:
+    """How far the picture reaches below each candidate, in the spine's direction; 0 where that is not known."""
+    if picture_px is None or not down.any():
+        return np.zeros(len(centres))
+    border = np.where(down > 0, np.array(picture_px[::-1], dtype=np.float64), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(np.abs(down) > 1e-6, (border - centres) / down, np.inf)
+    return np.asarray(np.maximum(room.min(axis=1), 0.0))
 
 
 def _decode(
     centres: Float64[np.ndarray, "n d"],
-    evidence: Float64[np.ndarray, "n k"],
+    evidence: Float64[np.ndarray, "v n k"],
     away: Float64[np.ndarray, " n"],
+    room: Float64[np.ndarray, " n"],
     model: OrderModel,
-    picture_px: tuple[int, int] | None,
-) -> tuple[Decoded, float]:
-    """Weigh the namings of candidates in order; also the size of the spine (picture units a mm)."""
+) -> Decoded:
+    """Weigh the namings of candidates that stand in order, under every size and view."""
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-    size = 1.0 if model.known_scale else _rough_scale(distance, evidence, model)
-    spread = np.linspace(-2, 2, SCALES)
-    prior = np.exp(-0.5 * spread**2)
-    scale = size * np.exp(spread * model.scale_sd)
-    stray = np.minimum(0.5 * (away / size / 27.0 / model.stray_sd) ** 2, 6.0)
-    ratio = np.broadcast_to(evidence - stray[:, None] - np.log(model.clutter), (SCALES, *evidence.shape))
-    start = np.broadcast_to(model.start, evidence.shape)
-    end = np.broadcast_to(model.end, evidence.shape)
-    found = decode(distance, ratio, scale, prior / prior.sum(), model.steps, start, end, 1e-3)
-    return found, float(np.exp(found.scale @ np.log(scale)))
+    size = 1.0 if model.known_scale else _rough_scale(distance, evidence[0], model)
+    spread = np.linspace(-1.7, 1.7, model.scales) if model.scales > 1 else np.zeros(1)
+    likely = np.exp(-0.5 * spread**2)
+    stray = np.minimum(0.5 * (away / size / float(np.mean(model.spacing_mm)) / model.stray) ** 2, 6.0)
+    ratio = evidence - stray[:, None] - np.log(model.clutter)
+    fits = np.minimum(room[:, None] / size / model.state_spacing_mm, np.maximum(_L5 - np.arange(len(STATES)), 0))
+    end = model.end[:, None] * model.inside ** np.floor(fits)
+    start = np.broadcast_to(model.start[:, None], end.shape)
+    scale = np.repeat(size * np.exp(spread * model.scale_sd), len(model.views))
+    prior = np.outer(likely / likely.sum(), model.views).ravel()
+    ratio, start, end = (np.tile(x, (model.scales, 1, 1)) for x in (ratio, start, end))
+    return decode(distance, ratio, scale, prior, model.steps, start, end, NOTHING)
 
 
 def _rough_scale(
     distance: Float64[np.ndarray, "n n"], evidence: Float64[np.ndarray, "n k"], model: OrderModel
 ) -> float:
     """Picture units a mm, from the distances of neighbours and what levels their scores say they are."""
-    weight = np.exp(evidence - evidence.max(axis=1, keepdims=True))
-    expected = weight @ np.log(model.state_spacing) / weight.sum(axis=1)
     if len(distance) < 2:
         return 1.0
+    weight = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+    expected = weight @ np.log(model.state_spacing_mm) / weight.sum(axis=1)
     steps = np.log(np.maximum(np.diagonal(distance, 1), 1e-6)) - 0.5 * (expected[1:] + expected[:-1])
     return float(np.exp(np.median(steps)))
 
@@ -162,7 +192,6 @@ def _naming(
     order: Int64[np.ndarray, " n"],
     centres: Float64[np.ndarray, "n d"],
     scores: Float64[np.ndarray, "n classes"],
-    scale: float,
 ) -> Naming:
     """What was found, back in the order in which the candidates were given."""
     n = len(order)
@@ -191,7 +220,7 @@ def _missing(
     """Levels between named neighbours that nothing was found for, spread evenly between the two."""
     named = [i for i in order if path[i] >= 0 and STATES[path[i]] in LEVELS]
     gone = []
-    for above, below in zip(named, named[1:], strict=False):
+    for above, below in pairwise(named):
         first, last = LEVELS.index(STATES[path[above]]), LEVELS.index(STATES[path[below]])
         for level in range(first + 1, last):
             part = (level - first) / (last - first)

@@ -40,7 +40,7 @@ def along_spine(
         )
         beside = across - powers @ fit
         away = np.linalg.norm(beside, axis=1)
-    slope = np.gradient(powers @ fit, axis=0) if n < 2 else _slope(place / extent, fit) / extent
+    slope = _slope(place / extent, fit) / extent
     place = place + (slope * beside).sum(axis=1) / (1 + (slope**2).sum(axis=1))
     order = np.lexsort((*centres.T, place))
     return order, away * span, axes[0]
@@ -48,4 +48,5 @@ def along_spine(
 
 def _slope(place: Float64[np.ndarray, " n"], fit: Float64[np.ndarray, "c a"]) -> Float64[np.ndarray, "n a"]:
     derivative = np.polynomial.legendre.legder(fit, axis=0)
-    return np.polynomial.legendre.legval(place, derivative).T.reshape(len(place), fit.shape[1])
+    slope = np.asarray(np.polynomial.legendre.legval(place, derivative))
+    return slope.T.reshape(len(place), fit.shape[1])

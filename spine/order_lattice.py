@@ -5,7 +5,7 @@ and may pass over candidates (clutter, duplicates) and over levels (missed verte
 are exact, by dynamic programming (Rabiner 1989, Proc. IEEE 77:257-286, section III). States rise strictly along the
 chain, so no naming in the lattice can break the order or give a name twice.
 
-Arrays are indexed ``scale, candidate, state``; ``scale`` runs over hypotheses of how large this spine is.
+Arrays are indexed ``hypothesis, candidate, state``; hypotheses are of the spine's size and of which part of it shows.
 """
 
 from __future__ import annotations
@@ -44,15 +44,19 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """``posterior[i, k]``: that candidate i is state k; ``path[i]``: its state in the most probable naming, -1 for none.
+    """What the lattice says of one row of candidates.
 
-    ``scale`` is the posterior of the scales, ``odd`` the probability that the odd step was made, and ``log_evidence``
-    the logarithm of the candidates' likelihood over that of clutter alone.
+    Attributes:
+        posterior: Probability that candidate i is state k.
+        path: Each candidate's state in the most probable naming, -1 for none.
+        hypothesis: Posterior of the hypotheses.
+        odd: Probability that the odd step was made.
+        log_evidence: Logarithm of the candidates' likelihood over that of clutter alone.
     """
 
     posterior: Float64[np.ndarray, "n k"]
     path: Int64[np.ndarray, " n"]
-    scale: Float64[np.ndarray, " s"]
+    hypothesis: Float64[np.ndarray, " s"]
     odd: float
     log_evidence: float
 
@@ -61,42 +65,40 @@ def decode(
     distance: Float64[np.ndarray, "n n"],
     log_ratio: Float64[np.ndarray, "s n k"],
     scale: Float64[np.ndarray, " s"],
-    scale_prior: Float64[np.ndarray, " s"],
+    prior: Float64[np.ndarray, " s"],
     steps: Steps,
-    start: Float64[np.ndarray, "n k"],
-    end: Float64[np.ndarray, "n k"],
+    start: Float64[np.ndarray, "s n k"],
+    end: Float64[np.ndarray, "s n k"],
     nothing: float,
 ) -> Decoded:
     """Weigh every naming of candidates that stand in order from the head down.
 
     Args:
         distance: Between any two candidates; a scale times the unit of ``steps.log_length``.
-        log_ratio: Log likelihood of "candidate i is state k" over "candidate i is clutter", at each scale.
-        scale: The hypotheses.
-        scale_prior: Their probabilities.
+        log_ratio: Log likelihood of "candidate i is state k" over "candidate i is clutter", under each hypothesis.
+        scale: The spine's size under each hypothesis.
+        prior: The hypotheses' probabilities.
         steps: What a step between levels costs.
-        start: Probability that a candidate, if it is that state, is the first one named.
-        end: Probability that it is the last one.
+        start: Probability that a candidate, if it is that state, is the first one named; above nought.
+        end: Probability that it is the last one; above nought.
         nothing: Probability that no candidate is a vertebra.
     """
     likely, odd = _step_likelihoods(distance, scale, steps)
-    with np.errstate(divide="ignore"):
-        log_start, log_end = (np.maximum(np.log(p), NEVER) for p in (start, end))
-    log_start = log_start + np.log(scale_prior)[:, None, None]
-    log_ends = np.broadcast_to(log_end, log_start.shape)
+    log_start = np.log(start) + np.log(prior)[:, None, None]
+    log_end = np.log(end)
     forward = _sums(likely, log_ratio, log_start, steps.far)
-    backward = _sums(_turned(likely), log_ratio[:, ::-1, ::-1], log_ends[:, ::-1, ::-1], steps.far[::-1, ::-1].T)
+    backward = _sums(_turned(likely), log_ratio[:, ::-1, ::-1], log_end[:, ::-1, ::-1], steps.far[::-1, ::-1].T)
     backward = backward[:, ::-1, ::-1]  # includes the candidate's own evidence, as forward does
     best, back = _best(likely, log_ratio, log_start, steps.far)
     finish = forward + log_end
     log_nothing = float(np.log(nothing))
     total = float(np.logaddexp(_log_sum(finish), log_nothing))
     posterior = np.exp(forward + backward - log_ratio - total).sum(axis=0)
-    share = np.exp(finish - total).sum(axis=(1, 2)) + scale_prior * np.exp(log_nothing - total)
+    share = np.exp(finish - total).sum(axis=(1, 2)) + prior * np.exp(log_nothing - total)
     return Decoded(
         posterior=np.minimum(posterior, 1.0),
         path=_trace(best + log_end, back, log_nothing),
-        scale=share / share.sum(),
+        hypothesis=share / share.sum(),
         odd=_odd_step(odd, forward, backward, steps, total),
         log_evidence=total,
     )
@@ -141,7 +143,7 @@ def _step_likelihoods(
 
 def _turned(likely: Float64[np.ndarray, "n s w g k"]) -> Float64[np.ndarray, "n s w g k"]:
     """The same steps seen from below: candidates and states in reverse order, from target to source."""
-    n, _, reach, gaps, k = likely.shape
+    n, _, reach, gaps, _ = likely.shape
     turned = np.zeros_like(likely)
     for w in range(reach):
         for g in range(gaps):
@@ -194,14 +196,13 @@ def _best(
         near_at = near.argmax(axis=1)
         distant = np.exp(before - top)[:, :, None] * far
         distant_at = distant.argmax(axis=1)
-        choice = np.stack([
-            np.take_along_axis(near, near_at[:, None], 1)[:, 0], np.take_along_axis(distant, distant_at[:, None], 1)[:, 0]
-        ])  # fmt: skip
-        reached = _log(choice.max(axis=0), top)
+        by_near = np.take_along_axis(near, near_at[:, None], 1)[:, 0]
+        by_distant = np.take_along_axis(distant, distant_at[:, None], 1)[:, 0]
+        reached = _log(np.maximum(by_near, by_distant), top)
         w, g = np.divmod(near_at, gaps)
         near_from = (i - reach + w) * states + state - gaps + g
         distant_from = np.take_along_axis(before_at, distant_at, 1) * states + distant_at
-        came = np.where(choice[0] >= choice[1], near_from, distant_from)
+        came = np.where(by_near >= by_distant, near_from, distant_from)
         here = log_ratio[:, i] + np.maximum(log_start[:, i], reached)
         back[:, i] = np.where(log_start[:, i] >= reached, -1, came)
         total[:, i + reach, gaps:] = here
