@@ -121,8 +121,8 @@ _BEST: dict[str, Any] = {
         # A z-score moves with the field of view and how much air is in it.
         "normalisation": HuWindow(),
     },
-    # Dice and cross entropy: nnU-Net; the centreline's recall: Kirchhoff et al., ECCV 2024, at a quarter of their weight:
-    # at weight 1 vessels came out too wide (docs/reference/results.md).
+    # Dice and cross entropy: nnU-Net; the centreline's recall: Kirchhoff et al., ECCV 2024, at a quarter of its weight,
+    # for at weight 1 vessels came out too wide (docs/reference/results.md).
     # Shares of lumen keep what a voxel's majority drops: vessels thinner than a voxel.
     "loss": {
         "cross_entropy": 1.0, "skeleton_recall": 0.25,
