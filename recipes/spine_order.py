@@ -34,8 +34,8 @@ EDGES = (
     (-8, -7, -5, -3, -1.5, -0.6, -0.2, 0.2, 0.6, 1, 3, 5, 7),
     (0.1, 0.4, 0.7, 0.9, 0.95, 0.975, 0.985),
 )
-# Neighbouring candidates' scores and distances err together, so that each counts for less than its likelihood. Set by
-# the conditional likelihood of the right naming among its shifts; the same in every training fold to +-0.05.
+# Neighbouring candidates' scores and distances err together, so that each counts for less than its likelihood. Chosen
+# once, by cross-validation on all of VID; everything else is fitted on the training folds alone.
 SCORES, SPREAD, FIRST, LAST = (0.7, 0.35, 0.5), 4.0, 0.26, 0.78
 PSEUDO = 10.0  # spines' worth of all views' table that each view's begins with
 S1, L5 = STATES.index("S1"), STATES.index("L5")
@@ -145,7 +145,6 @@ def fit(spines: list[Spine]) -> dict[str, Any]:
                 missed[COMMON.index(STATES[k])] += STATES[k] not in names
     first, last = (table / table.sum(axis=1, keepdims=True) for table in (first, last))
     eleven = sum("T11" in one.levels and "L1" in one.levels and "T12" not in one.levels for one in spines)
-    six = sum("L6" in one.levels for one in spines)
     return {
         "source": "fitted on VID, Buergin, Prevost, Stollenga 2023, CC BY-SA 4.0, by recipes/spine_order.py",
         "edges": EDGES,
@@ -160,7 +159,8 @@ def fit(spines: list[Spine]) -> dict[str, Any]:
         "views": np.round(views / views.sum(), 4).tolist(),
         "first": np.round(first**FIRST, 5).tolist(),
         "last": np.round(last**LAST, 5).tolist(),
-        "odd": [round((eleven + 0.5) / len(spines), 5), round(0.5 / len(spines), 5), round(six / len(spines), 5)],
+        # what follows L5, if anything, is weighed by ``last``
+        "odd": [round((eleven + 0.5) / len(spines), 5), round(0.5 / len(spines), 5), 0.25],
     }
 
 
@@ -237,7 +237,7 @@ def score(one: Spine, model: OrderModel) -> dict[str, Any]:
 
 
 def fold_of(spines: list[Spine], folds: int) -> np.ndarray:
-    """A fold for each spine; two that are each other's nearest in how their vertebrae lie may be one person: together."""
+    """A fold for each spine; two that are each other's nearest in shape may be one person, and stay together."""
     gaps = np.full((len(spines), len(STATES)), np.nan)
     for i, one in enumerate(spines):
         gaps[i, [STATES.index(level) for level in one.levels[1:]]] = np.linalg.norm(np.diff(one.truth, axis=0), axis=1)

@@ -4,9 +4,9 @@ A detector scores each candidate alone, so it mistakes a vertebra for its neighb
 all candidates of a film are named together: they are put in order along the spine's curve, and of all namings that rise
 level by level the most probable is taken, with each name's posterior probability.
 
-Chains of vertebrae with spacings for steps are an old way to name them (Glocker 2012, MICCAI, LNCS 7512:590; Buergin
-2023, MICCAI, LNCS 14228:483, has a hidden Markov model as its baseline); numbers that few spines have follow VERIDAH
-(Moeller 2026, arXiv:2601.14066). ``docs/explanation/vertebra-order.md`` derives what is done.
+Naming vertebrae together by a probabilistic chain is established (Glocker 2012, MICCAI; Buergin 2023, MICCAI, LNCS
+14228:483, has a hidden Markov model as its baseline), and so are T11, T13 and L6 as parts of the sequence (VERIDAH,
+Moeller 2026, arXiv:2601.14066). ``docs/explanation/vertebra-order.md`` tells how it is done here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int64
 
-DEGREE = 3
+DEGREE = 5
 ROUNDS = 6
 
 
@@ -14,7 +14,7 @@ def along_spine(
 ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " d"]]:
     """Order of the candidates along the spine, each one's distance from its curve, and the direction of that order.
 
-    The curve is a cubic over the principal axis, fitted to the coordinates across it; what lies far from it counts
+    The curve is a polynomial over the principal axis, fitted to the coordinates across it; what lies far from it counts
     little (Cauchy weights). Mirroring, turning and the order of the candidates change nothing.
     """
     n, d = centres.shape
