@@ -153,8 +153,10 @@ def our_files(
         files["gate"] = out / "gate.onnx"
         gate = GateExport(Config(network="gate", gate=UNTRAINED_GATE))
         network = build(Config(network="gate", gate=UNTRAINED_GATE)).eval()
+        # Untrained, many maxima of its pooling are near ties, which each engine breaks its own way.
         export_onnx(gate.exported(network), squares(some(cases, 2), gate.size_px), files["gate"],
-                    common | gate.metadata(network), outputs=gate.outputs, free_size=False)  # fmt: skip
+                    common | gate.metadata(network), outputs=gate.outputs, free_size=False,
+                    tolerance=1.0)  # fmt: skip
     return files
 
 

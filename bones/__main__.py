@@ -43,7 +43,7 @@ def predict(
     /,
     out: Path,
     model: Path | None = None,
-    gate: Path | Literal["none"] | None = None,
+    gate: Literal["none"] | Path | None = None,
     operating_point: OperatingPoint = "balanced",
     device: Device = "auto",
     precision: Precision = "auto",

@@ -159,7 +159,7 @@ class Predictor:
         self._loading = threading.Lock()
         self._detector: Detector | None = None
         self.gate: Gate | None = None
-        if gate == NO_GATE:
+        if str(gate) == NO_GATE:
             self.preload()
         else:
             self.gate = Gate(find_model("bones", "gate", Path(gate) if gate is not None else None), *self._asked)

@@ -15,7 +15,7 @@ from shared.types import Boxes, PictureArray
 def fit(picture: PictureArray, size_px: int) -> PictureArray:
     """Resize a picture ``y x`` to ``size_px`` squared, bilinear with antialiasing; float32 in 0..1 stays in 0..1."""
     image = Image.fromarray(np.ascontiguousarray(picture, np.float32))
-    fitted: PictureArray = np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
+    fitted: PictureArray = np.array(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
     return fitted
 
 

@@ -99,6 +99,15 @@ def test_turned_away_is_a_result(models, tmp_path):
     assert (tmp_path / "out" / "page.png").exists()
 
 
+def test_without_a_gate_every_picture_is_looked_at(models, pictures, tmp_path):
+    answer = predict((models[0], "none"), pictures, "--out", tmp_path / "out", "--operating-point", "specific")
+    assert answer.exit_status == 0
+    assert answer.result["results"]["gate"] is None
+    found = json.loads((tmp_path / "out" / "sub" / "night.json").read_text())
+    assert found["gate"] is None
+    assert (found["operating_point"], found["threshold"]) == ("specific", POINTS["specific"])
+
+
 def test_law_9_broken_files_stop_nothing_and_a_second_run_does_what_is_missing(models, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     (pictures / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
