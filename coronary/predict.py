@@ -39,6 +39,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 METADATA_VERSION = 1
 COARSE_MM = 1.0  # slices for coronary CT are 0.5 to 0.75 mm (SCCT guideline, Abbara et al. 2016)
+COARSEST_MM = 2.0  # half of what LAD and RCA measure where they begin, 3.7 and 3.9 mm (Dodge et al., Circulation 1992)
 
 
 class Predictor:
@@ -52,7 +53,7 @@ class Predictor:
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         threads: CPU threads; 0 leaves it to the engine.
         trained_windows: lay windows exactly as in training, where they could grow to save work.
-        contrast_check: look for opacified blood first; False segments any scan, whatever it is.
+        contrast_check: look for opacified blood first, and at the size of voxels; False segments any scan whatsoever.
 
     Raises:
         SetupError: no such model, no coronary model, or a device that is not there.
@@ -119,8 +120,9 @@ class Predictor:
             volume = as_volume(image)
         with stage("region"):
             region = contrast_region(volume) if self.contrast_check else None
-        if region is not None and region.finding is not None:
-            return _segmentation(np.zeros(volume.array.shape, np.uint8), volume, (region.finding,))
+        finding = region and (region.finding or _hopeless(volume))
+        if finding is not None:
+            return _segmentation(np.zeros(volume.array.shape, np.uint8), volume, (finding,))
         probability, affine = self.probability(volume, region, stage=stage, progress=progress)
         with stage("back to the input's grid"):
             mask = threshold_on(volume.grid, probability, affine, self.inference.threshold)
@@ -245,6 +247,14 @@ def _prepare(volume: Volume, region: ContrastRegion | None, settings: Preprocess
     box = bounding_box(near_on(region, Grid((x, y, z), prepared.affine)), 0, settings.spacing_mm)
     array, affine = crop(prepared.array, prepared.affine, box)
     return Prepared(array, affine, prepared.scale, prepared.offset, prepared.pad_value)
+
+
+def _hopeless(volume: Volume) -> str | None:
+    """Say so where voxels are larger than half of a large artery: whatever was painted would be something else."""
+    largest = max(volume.spacing_mm)
+    if largest <= COARSEST_MM:
+        return None
+    return f"nothing was segmented: voxels of {largest:g} mm cannot show arteries, which begin less than 4 mm wide"
 
 
 def _too_coarse(volume: Volume) -> tuple[str, ...]:

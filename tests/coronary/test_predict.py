@@ -97,6 +97,16 @@ def test_a_scan_without_contrast_is_a_finding(predictors):
     assert "no contrast-filled artery found" in found.findings[0]
 
 
+def test_voxels_that_cannot_show_an_artery_are_a_finding(predictors, phantom):
+    coarse = phantom.volume.array[::4, ::4, ::4]
+    affine = phantom.volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0])
+    found = predictors["int8"]((coarse, affine))
+    assert not found.labels.any()
+    assert "voxels of 2.8 mm cannot show arteries" in found.findings[0]
+    anything = Predictor(device="cpu", contrast_check=False)((coarse, affine))
+    assert anything.findings[0].startswith("voxels of 2.8 mm are")
+
+
 def test_stages_and_progress_are_told(predictors, path):
     from shared.report import Stopwatch
 
