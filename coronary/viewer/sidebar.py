@@ -199,9 +199,8 @@ def _progress(job: Job) -> None:
         left = job.seconds_left()
         when = "" if left is None else f" · about {_seconds(left)} left"
         st.progress(job.share, f"{job.doing or 'Begins'}{when}")
-    if st.button("Cancel", width="stretch", key="cancel"):
-        job.cancel()
-        st.rerun()
+    # A callback: what a button returns is lost where the next rerun overtakes this one.
+    st.button("Cancel", width="stretch", key="cancel", on_click=job.cancel)
 
 
 def _seconds(left: float) -> str:

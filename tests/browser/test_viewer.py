@@ -25,9 +25,18 @@ def phantom(tmp_path_factory):
     return write_phantom(make_phantom(SCAN, 4242), tmp_path_factory.mktemp("phantom"), 1)
 
 
+@pytest.fixture(scope="session")
+def long_scan(phantom, tmp_path_factory):
+    """The same voxels a half larger: three times the work, so that there is time to cancel it."""
+    image = nib.load(phantom[0])
+    path = tmp_path_factory.mktemp("long") / "1.img.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag([1.5, 1.5, 1.5, 1])), path)
+    return path
+
+
 def upload(page, label, path):
     uploader = page.get_by_test_id("stFileUploader").filter(has_text=label)
-    expect(uploader).to_have_count(1)  # one that took a file may still be there beside its successor
+    expect(uploader).to_have_count(1, timeout=60_000)  # one that took a file may still be there beside its successor
     uploader.locator("input").set_input_files(path)
 
 
@@ -239,9 +248,9 @@ def test_model_precedence_and_a_wrong_model(visit, phantom, tmp_path):
         assert term in card.inner_text()
 
 
-def test_two_visitors_at_once(visit, phantom):
+def test_two_visitors_at_once(visit, phantom, long_scan):
     one, other = visit(), visit()
-    open_scan(one, phantom[0])
+    open_scan(one, long_scan)
     case = one.url.partition("?scan=")[2]
     fine = f"/skiagram/scan/{case}/fine.f16"
     fetch = "url => fetch(url).then(answer => answer.status)"
@@ -263,9 +272,9 @@ def test_two_visitors_at_once(visit, phantom):
     assert other.locator(LABELLED).count() == 0
 
 
-def test_cancel_stops_a_running_segmentation(visit, phantom):
+def test_cancel_stops_a_running_segmentation(visit, long_scan):
     page = visit()
-    open_scan(page, phantom[0])
+    open_scan(page, long_scan)
     page.get_by_role("button", name="Find the arteries").click()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Find the arteries").wait_for()
