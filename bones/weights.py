@@ -33,11 +33,17 @@ def initialise(model: nn.Module, config: Config, init: Path | None = None) -> st
         init: a safetensors file, a checkpoint of an earlier run, or that run's folder.
 
     Raises:
-        SetupError: the file does not do, none of its tensors fits, or the weights cannot be fetched.
+        SetupError: the file does not do, none of its tensors fits, the weights cannot be fetched, or there are none but
+            some of the network is to stay as it is.
     """
     if init is not None:
         return _take(model, read_weights(init), init.name)
     if config.network == "gate" or config.detector.pretrained == "none":
+        if config.network == "detector" and config.detector.frozen_stages:
+            raise SetupError(
+                f"frozen_stages is {config.detector.frozen_stages}, but the weights are untrained and would stay so; "
+                "give --init FILE, --pretrained imagenet, or --frozen-stages 0"
+            )
         return "untrained weights"
     name = f"{config.detector.kind}, {config.detector.pretrained}"
     return _take(model, _fetch(config), name)

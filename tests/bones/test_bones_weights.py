@@ -115,3 +115,8 @@ def test_weights_that_cannot_be_fetched_name_what_to_do(monkeypatch):
 
 def test_an_untrained_start_is_said():
     assert initialise(build(GATE), GATE) == "untrained weights"
+
+
+def test_stages_are_not_frozen_untrained():
+    with pytest.raises(SetupError, match=r"frozen_stages is 2,.*--init FILE"):
+        initialise(nn.Linear(1, 1), Config(detector=Detector(frozen_stages=2)))
