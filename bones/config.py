@@ -143,4 +143,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Its gate: SegNet at 224, binary cross entropy, Adam 1e-4, 50 epochs.
     "reference-gate": {"network": "gate", "training": {"epochs": 50, "batch": 8}},
+    # The shipped gate, at a quarter of the reference's width (recipes/bones_gate.sh).
+    "lite-gate": {
+        "network": "gate",
+        "gate": {"width": 16},
+        "sampling": {"augment": "best", "stored_px": 320},
+        "training": {
+            "epochs": 4,
+            "batch": 8,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+            "weight_decay": 1e-5,
+            "clip_norm": 5.0,
+            "precision": "bf16-mixed",
+        },
+    },
 }

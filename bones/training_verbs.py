@@ -12,7 +12,7 @@ from shared.cli import Answer, Voice
 from shared.cli_flags import Flag, Quiet
 from shared.errors import SetupError
 
-PresetName = Literal["smoke", "lite", "best", "reference", "reference-gate"]
+PresetName = Literal["smoke", "lite", "best", "reference", "reference-gate", "lite-gate"]
 Network = Literal["gate", "detector"]
 
 
