@@ -1,4 +1,4 @@
-"""Pieces that cannot be a coronary artery, by what they are and what surrounds them: lung vessels, bone, calcium."""
+"""Pieces that cannot be a coronary artery, by what and where they are: lung vessels, bone, calcium, other organs'."""
 
 from __future__ import annotations
 
@@ -47,4 +47,13 @@ def implausible(
         limit = np.inf if blood_hu is None else MAX_SHARE_OF_BLOOD * blood_hu
         if in_lung or float(np.median(values[piece])) > limit:
             out[box] |= piece
+    return out
+
+
+def apart(mask: MaskArray, place: MaskArray) -> MaskArray:
+    """Find the connected pieces of ``mask`` that have no voxel in ``place``; both ``x y z`` on one grid."""
+    labels, sizes = label_components(mask)
+    touching = np.zeros(len(sizes) + 1, bool)
+    touching[labels[mask & place]] = True
+    out: MaskArray = mask & ~touching[labels]
     return out

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from scipy.special import expit
 
 from coronary.config import HuWindow, Inference, Preprocessing
-from coronary.contrast import ContrastRegion, contrast_region, near_on
-from coronary.plausible import implausible
+from coronary.contrast import ContrastRegion, close_on, contrast_region, near_on
+from coronary.plausible import apart, implausible
 from coronary.preprocess import Prepared, preprocess
 from coronary.tree import label_sides
 from shared.errors import InputError, SetupError
@@ -171,6 +171,9 @@ class Predictor:
             kept = keep_components(found, voxel_mm3, self.inference.min_volume_mm3)
             blood_hu = region.blood_hu if region is not None else None
             kept &= ~implausible(kept, prepared.hu, self.preprocessing.spacing_mm, blood_hu)
+            if region is not None:
+                x, y, z = kept.shape
+                kept &= ~apart(kept, close_on(region, Grid((x, y, z), prepared.affine)))
             probability[found & ~kept] = 0
         return probability, prepared.affine
 

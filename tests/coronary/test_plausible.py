@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coronary.plausible import implausible
+from coronary.plausible import apart, implausible
 
 SPACING = (0.7, 0.7, 0.7)
 
@@ -57,3 +57,14 @@ def test_an_empty_mask_and_one_that_fills_the_scan():
     mask, hu = scene(-100, 350)
     assert not implausible(np.zeros_like(mask), hu, SPACING, 400.0).any()
     assert not implausible(np.ones_like(mask), np.full_like(hu, 300), SPACING, 400.0).any()
+
+
+def test_pieces_that_come_nowhere_near_the_heart_go_whole():
+    mask, place = np.zeros((40, 30, 30), bool), np.zeros((40, 30, 30), bool)
+    place[:12] = True
+    mask[5:35, 4:6, 4:6] = True  # begins at the heart and leads away
+    mask[20:30, 20:22, 20:22] = True  # lies elsewhere
+    gone = apart(mask, place)
+    assert gone.sum() == mask[20:30, 20:22, 20:22].sum()
+    assert not gone[:, :10].any()
+    assert not apart(np.zeros_like(mask), place).any()
