@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The shipped coronary model: phantoms, training, export, scores. Some two hours on 2 cores; goes on where it stopped.
+# The shipped coronary model: phantoms, training, export, scores. Some half an hour of training on 2 cores; goes on where it stopped.
 #
 #   bash recipes/coronary_lite.sh
 #
@@ -12,7 +12,7 @@ bash recipes/coronary_phantoms.sh
 
 if [ -e $run/last.ckpt ]; then uv run coronary train --resume $run --no-finish
 else uv run coronary train --preset lite --no-finish --data $data --out $run --cache runs/coronary/cache; fi
-uv run coronary export $run --out $run/coronary-int8.onnx --int8 --provenance "phantoms only: recipes/coronary_lite.sh"
+uv run coronary export $run --out $run/coronary-int8.onnx --int8 --cache runs/coronary/cache --provenance "phantoms only: recipes/coronary_lite.sh"
 for model in coronary coronary-int8; do
-  uv run coronary evaluate --model $run/$model.onnx --data $heldout --out $run/scores-$model
+  uv run coronary evaluate --model $run/$model.onnx --data $heldout --out $run/scores-$model --record
 done
