@@ -56,7 +56,8 @@ def main() -> None:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
             runs = [_run(browser, address, scan) for _ in range(options.runs)]
             browser.close()
-    print(f"{scan.name}, {scan.stat().st_size / 2**20:.0f} MiB; the best and the worst of {len(runs)} runs")
+        size_mib = scan.stat().st_size / 2**20
+    print(f"{scan.name}, {size_mib:.0f} MiB; the best and the worst of {len(runs)} runs")
     for name in runs[0]:
         values = sorted(run[name] for run in runs)
         print(f"{name:42} {values[0]:8.2f} {values[-1]:8.2f}")
