@@ -24,7 +24,7 @@ from torch import nn
 
 from shared.errors import SkiagramError
 from shared.io.atomic import whole
-from shared.onnx_graph import split_concatenations
+from shared.onnx_graph import divide_convolutions, split_concatenations
 from shared.runtime import METADATA_KEY, EngineName, Session, read_metadata
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ def quantise(
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
-    Convolutions of a concatenation are split first (see ``shared.onnx_graph``), so that each part has its own scale.
+    Convolutions of a concatenation, and those whose channels are split, become one for each part first (see
+    ``shared.onnx_graph``): each part then has its own scale, and OpenVINO computes what ONNX Runtime does.
 
     Args:
         source: the float32 file that ``export_onnx`` wrote.
@@ -132,7 +133,7 @@ def quantise(
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    proto = split_concatenations(onnx.load(source))
+    proto = split_concatenations(divide_convolutions(onnx.load(source)))
     metadata = json.loads({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
     name = proto.graph.input[0].name
     samples = [{name: sample} for sample in calibration]

@@ -40,6 +40,74 @@ def split_concatenations(proto: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
+def divide_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn each convolution whose channels are then split, with or without SiLU between, into one for each part.
+
+    OpenVINO 2026.4 computes something else where quantised channels are split or joined (`split_concatenations`);
+    without either, each part has an INT8 scale of its own. Returns a new model that computes the same.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(proto)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    made_by = {output: node for node in proto.graph.node for output in node.output}
+    divided: dict[str, list[onnx.NodeProto]] = {}
+    for split in proto.graph.node:
+        convolution = _convolution_of(split, made_by) if split.op_type == "Split" else None
+        if convolution is None or convolution.input[1] not in weights or _attribute(split, "axis", 0) != 1:
+            continue
+        weight, group = weights[convolution.input[1]], _attribute(convolution, "group", 1)
+        sizes = weights.get(split.input[1]) if len(split.input) > 1 and split.input[1] else None
+        if group != 1 or (sizes is None and len(weight) % len(split.output)):
+            continue
+        ends = np.cumsum(sizes)[:-1] if sizes is not None else len(split.output)
+        parts = [np.split(weights[name], ends) for name in convolution.input[1:] if name in weights]
+        nodes = []
+        for number, target in enumerate(split.output):
+            names = [f"{name}.part{number}.{split.name}" for name in convolution.input[1:]]
+            out.graph.initializer.extend(
+                numpy_helper.from_array(np.ascontiguousarray(part[number]), name)
+                for part, name in zip(parts, names, strict=True)
+            )
+            nodes += _with_silu(convolution, names, target, activated=made_by[split.input[0]] is not convolution)
+        divided[split.name] = nodes
+    del out.graph.node[:]
+    for node in proto.graph.node:
+        out.graph.node.extend(divided.get(node.name, [node]) if node.op_type == "Split" else [node])
+    _drop_unused(out)
+    return out
+
+
+def _convolution_of(split: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """Give the convolution that a Split's input comes from, itself or through SiLU: x times the logistic of x."""
+    node = made_by.get(split.input[0])
+    if node is not None and node.op_type == "Mul":
+        sigmoid = next((made_by[name] for name in node.input if made_by[name].op_type == "Sigmoid"), None)
+        node = made_by.get(sigmoid.input[0]) if sigmoid is not None and sigmoid.input[0] in node.input else None
+    return node if node is not None and node.op_type == "Conv" else None
+
+
+def _with_silu(
+    convolution: onnx.NodeProto, parameters: Sequence[str], target: str, activated: bool
+) -> list[onnx.NodeProto]:
+    """Give a convolution with other weights, and SiLU behind it where ``activated``."""
+    own = onnx.NodeProto()
+    own.CopyFrom(convolution)
+    own.name, own.input[:] = f"{convolution.name}.{target}", [convolution.input[0], *parameters]
+    own.output[0] = f"{target}.plain" if activated else target
+    if not activated:
+        return [own]
+    logistic, both = f"{target}.logistic", [f"{target}.plain", f"{target}.logistic"]
+    return [
+        own,
+        helper.make_node("Sigmoid", [own.output[0]], [logistic], logistic),
+        helper.make_node("Mul", both, [target], f"{target}.silu"),
+    ]
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(found.i) for found in node.attribute if found.name == name), default)
+
+
 def _sum_of_convolutions(node: onnx.NodeProto, parts: Sequence[str]) -> list[onnx.NodeProto]:
     """Convolve each part with its piece of the weights, the bias with the first, and add them up."""
     nodes: list[onnx.NodeProto] = []

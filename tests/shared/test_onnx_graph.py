@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.onnx_graph import split_concatenations
+from shared.onnx_graph import divide_convolutions, split_concatenations
 
 
 def two_branches(axis: int = 1, bias: bool = True) -> onnx.ModelProto:
@@ -49,3 +49,42 @@ def test_a_convolution_of_a_concatenation_becomes_a_sum(bias):
 def test_what_is_concatenated_along_another_axis_stays():
     before = two_branches(axis=2)
     assert split_concatenations(before).graph == before.graph
+
+
+def one_split(activated: bool, sizes: tuple[int, ...] | None, axis: int = 1) -> onnx.ModelProto:
+    """A convolution, with SiLU or without, whose channels are split; both parts are read."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(6, 1, 3, 3, 3)).astype(np.float32), "b": rng.normal(size=6).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1] * 6)]
+    if activated:
+        nodes += [helper.make_node("Sigmoid", ["c"], ["s"], "s"), helper.make_node("Mul", ["c", "s"], ["a"], "silu")]
+    given = ["a" if activated else "c"]
+    options = {"num_outputs": 2} if sizes is None else {}
+    if sizes is not None:
+        weights["sizes"] = np.array(sizes, np.int64)
+        given.append("sizes")
+    nodes.append(helper.make_node("Split", given, ["p", "q"], "split", axis=axis, **options))
+    nodes.append(helper.make_node("Concat", ["q", "p"], ["y"], "turned", axis=axis))
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 6, 7, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6, 6, 7, 8])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("activated", [True, False])
+@pytest.mark.parametrize("sizes", [None, (2, 4), (3, 3)])
+def test_a_convolution_whose_channels_are_split_becomes_one_for_each_part(activated, sizes):
+    before = one_split(activated, sizes)
+    after = divide_convolutions(before)
+    onnx.checker.check_model(after, full_check=True)
+    kinds = [node.op_type for node in after.graph.node]
+    assert (kinds.count("Split"), kinds.count("Conv"), kinds.count("Mul")) == (0, 2, 2 * activated)
+    np.testing.assert_allclose(computed(after), computed(before), atol=1e-5)
+
+
+def test_what_is_split_along_another_axis_stays():
+    before = one_split(True, (2, 4), axis=2)
+    assert divide_convolutions(before).graph == before.graph
