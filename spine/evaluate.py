@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from shared.errors import InputError, SetupError
 from shared.io.tables import write_csv, write_json
@@ -269,13 +270,17 @@ def score_film(film: Film, predictor: Predictor) -> Scored:
         radiograph.width_px, radiograph.height_px,
     )  # fmt: skip
     true_names = Named(truth.boxes_px, truth.labels)
+    unordered, which = _unordered(everything, radiograph)
     return Scored(
         film,
         {
-            "before": Compared(_unordered(everything, radiograph), truth.boxes_px, truth.labels),
+            "before": Compared(unordered, truth.boxes_px, truth.labels),
             "after": Compared(ranked, truth.boxes_px, truth.labels),
         },
-        {"before": mask_overlaps(everything.masks, truth.masks), "after": mask_overlaps(result.masks, truth.masks)},
+        {
+            "before": mask_overlaps(everything.masks, truth.masks)[which],
+            "after": mask_overlaps(result.masks, truth.masks),
+        },
         {
             "before": (Named(sure.boxes_px, sure.scores.argmax(axis=1)), true_names),
             "after": (Named(result.boxes_px, result.labels), true_names),
@@ -298,11 +303,13 @@ def read_truth(film: Film, radiograph: Radiograph) -> Truth:
     return Truth(boxes, labels, masks)
 
 
-def _unordered(candidates: Candidates, radiograph: Radiograph) -> Detections:
+def _unordered(candidates: Candidates, radiograph: Radiograph) -> tuple[Detections, Int64[np.ndarray, " n"]]:
+    """Return a detection for each level that a candidate may be, as ultralytics' validation counts; and which it is."""
+    which, labels = np.nonzero(candidates.scores > LOWEST_CONFIDENCE)
     return Detections(
-        candidates.boxes_px, candidates.confidences, candidates.scores.argmax(axis=1), dict(enumerate(LEVELS)),
+        candidates.boxes_px[which], candidates.scores[which, labels], labels, dict(enumerate(LEVELS)),
         radiograph.width_px, radiograph.height_px,
-    )  # fmt: skip
+    ), which  # fmt: skip
 
 
 def _share(namings: Sequence[Naming], groups: Sequence[str], part: str, whole: str) -> Interval:
