@@ -31,12 +31,10 @@ class GateSettings(Config):
     """A pixel is bone from here on."""
     min_area_fraction: Inside = 0.01
     max_area_fraction: Inside = 0.75
-    min_confidence: Share = 0.7
+    min_confidence: Share = 0.55
     """Mean probability within the mask."""
     max_chroma: Share = 0.04
     """Radiographs are grey, or have the faint tint of a photographed film."""
-    max_white_fraction: Share = 0.3
-    """Share of pixels at the upper end of the scale: paper and drawings have much of it."""
     max_roughness: float = Field(0.2, gt=0)
     """Mean step of grey from pixel to pixel over the spread of grey: textures and pages of text are rougher."""
     min_contrast: Inside = 0.01
@@ -70,7 +68,6 @@ class Features:
     area_fraction: float
     confidence: float
     chroma: float
-    white_fraction: float
     roughness: float
     contrast: float
 
@@ -104,7 +101,6 @@ def measure(
         area_fraction=float(mask.mean()),
         confidence=float(probability[mask].mean()) if mask.any() else 0.0,
         chroma=source.chroma,
-        white_fraction=float((picture > 0.97).mean()),
         roughness=step / spread if spread > 1e-6 else 0.0,  # a blank picture has no contrast either
         contrast=_contrast(mask, picture),
     )
@@ -125,8 +121,6 @@ def refusal(found: Features, limits: GateSettings) -> str | None:
     rules = (
         (found.chroma > limits.max_chroma,
          f"no radiograph: it is coloured (chroma {found.chroma:.2f}, at most {limits.max_chroma:.2f})"),
-        (found.white_fraction > limits.max_white_fraction,
-         f"no radiograph: {found.white_fraction:.0%} of it is white (at most {limits.max_white_fraction:.0%})"),
         (found.roughness > limits.max_roughness,
          "no radiograph: it is rough like a texture or a page of text "
          f"({found.roughness:.2f}, at most {limits.max_roughness:.2f})"),

@@ -1,6 +1,6 @@
 """The gate's thresholds chosen on pictures that the network never learnt from, and how well they do. Needs no torch.
 
-What radiographs look like (chroma, white, roughness) is fixed by the defaults of ``GateSettings``. What the network
+What radiographs look like (chroma, roughness) is fixed by the defaults of ``GateSettings``. What the network
 makes of them is learnt here: area, confidence and contrast of the mask.
 """
 

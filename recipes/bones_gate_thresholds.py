@@ -53,7 +53,7 @@ def main() -> None:
     tell("others", files, others, settings, bone=False)
     print("passed in cross-validation:", [path.name for path, away in zip(files, turned_away, strict=True) if not away])
     # The same pictures without their colours, for the network alone is to find them out too.
-    grey = [Features(one.area_fraction, one.confidence, 0.0, one.white_fraction, one.roughness, one.contrast)
+    grey = [Features(one.area_fraction, one.confidence, 0.0, one.roughness, one.contrast)
             for one in others]  # fmt: skip
     print("others in grey:", rates([], [refusal(one, settings) is not None for one in grey]).specificity)
     print(found)
