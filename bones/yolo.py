@@ -33,8 +33,8 @@ class YoloDetector(nn.Module):
             SetupError: ultralytics has no such network, or is not installed.
         """
         super().__init__()
-        _prepare_environment()
         try:
+            offline_ultralytics()
             from ultralytics.cfg import get_cfg
             from ultralytics.nn.tasks import DetectionModel
         except ImportError as error:
@@ -85,7 +85,7 @@ def fetch_weights(detector: Detector) -> dict[str, Tensor]:
     Raises:
         SetupError: it cannot be fetched.
     """
-    _prepare_environment()
+    offline_ultralytics()
     from ultralytics.nn import tasks
     from ultralytics.utils.downloads import attempt_download_asset
 
@@ -103,13 +103,22 @@ def fetch_weights(detector: Detector) -> dict[str, Tensor]:
     return {f"network.{name}": tensor for name, tensor in model.float().state_dict().items()}
 
 
-def _prepare_environment() -> None:
-    """Keep ultralytics from looking for a connection, installing packages, and writing into the home folder."""
+def offline_ultralytics() -> None:
+    """Import ultralytics such that it asks nothing of the network and leaves home folder and Pillow alone.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     os.environ["YOLO_OFFLINE"] = os.environ.get("YOLO_OFFLINE", "true")
     os.environ["YOLO_AUTOINSTALL"] = "false"
     os.environ.setdefault("YOLO_VERBOSE", "false")
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="skiagram-ultralytics-")
+    from PIL import Image
+    from ultralytics.utils import patches
+
+    # Its own asks for a missing package at each file that is no picture, and hides what is wrong with that.
+    Image.open = patches._image_open
 
 
 def _as_ultralytics(image: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bones.decode import YOLO_SELECTION, decode_yolo
-from bones.yolo import LEAST_SCORE, MOST, NMS_IOU, _prepare_environment
+from bones.yolo import LEAST_SCORE, MOST, NMS_IOU, offline_ultralytics
 
 SIZE_PX = 320
 
@@ -25,7 +25,7 @@ def predictions(seed, labels):
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_boxes_are_those_of_ultralytics(seed, labels):
-    _prepare_environment()
+    offline_ultralytics()
     from ultralytics.utils.nms import non_max_suppression
 
     assert (YOLO_SELECTION.score_threshold, YOLO_SELECTION.nms_iou, YOLO_SELECTION.max_detections) == (
