@@ -1,6 +1,7 @@
 """Engines and devices: what was asked for is what runs, or it is an error (law 8)."""
 
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -140,7 +141,8 @@ def test_cuda_index_reaches_the_provider(model, monkeypatch):
 def test_auto_falls_back_to_the_cpu_and_says_so(model, monkeypatch, caplog):
     monkeypatch.setattr("shared.runtime.cuda_is_plausible", lambda: True)
     _fake_onnxruntime(monkeypatch, got=[], fails=True)
-    session = Session(model, "auto")
+    with caplog.at_level(logging.WARNING):
+        session = Session(model, "auto")
     assert session.device == "cpu"
     assert "OpenVINO" in session.engine
     assert "the CPU is used" in caplog.text

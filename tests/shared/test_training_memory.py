@@ -71,7 +71,8 @@ def test_micro_batches_compute_the_step_of_a_whole_batch(tmp_path, size):
 
 
 def test_auto_lowers_the_micro_batch_says_so_and_computes_what_it_would_have_from_the_start(tmp_path, caplog):
-    train(tmp_path / "auto", changed(memory="auto"), build=Norms)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path / "auto", changed(memory="auto"), build=Norms)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said == ["CUDA ran out of memory at step 0; going on with micro_batch 4 -> 2"]
     assert [record["micro_batch"] for record in history(tmp_path / "auto")] == [2, 2, 2]
@@ -114,7 +115,8 @@ class Block(nn.Module):
 
 
 def test_auto_checkpoints_activations_when_one_sample_is_too_much(tmp_path, caplog):
-    train(tmp_path, changed(memory="auto"), build=Kept)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, changed(memory="auto"), build=Kept)
     said = [record.getMessage().partition("with ")[2] for record in caplog.records if "CUDA" in record.getMessage()]
     assert said == ["micro_batch 4 -> 2", "micro_batch 2 -> 1", "checkpoint_activations False -> True"]
     assert history(tmp_path)[0]["checkpoint_activations"] is True
