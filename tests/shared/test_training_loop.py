@@ -245,6 +245,7 @@ def test_a_failing_worker_shows_its_own_traceback(tmp_path, caplog):
     assert 'raise ValueError("patch 9 is larger than its scan")' in shown
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the iterator that lost its worker
 def test_a_worker_that_is_killed_ends_in_a_line_that_says_what_to_do(tmp_path):
     death = "(signal: Killed|is gone|exited unexpectedly)"  # as torch happens to notice it
     with pytest.raises(WorkerError, match=f"{death}.*fewer workers than 1.*--shm-size"):
