@@ -127,7 +127,8 @@ def seven_augmentations() -> list[Any]:
 
 
 def our_batches(cases: list[Case], options: argparse.Namespace, preset: str) -> Iterable[Any]:
-    from coronary.data import Patches, batches
+    from coronary.data import Patches
+    from shared.training_data import batches
 
     config = apply_preset(Config(), PRESETS[preset])
     settings = config.training.model_copy(update={"workers": options.workers, "batch": SAMPLES})

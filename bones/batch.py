@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bones.predict import GatedDetections, Predictor, as_radiograph
-from shared.cohort import Item, Outcome, collect_inputs
-from shared.errors import InputError, SetupError
+from bones.predict import GatedDetections, Predictor
+from shared.cohort import Item, Outcome, plan_results
+from shared.errors import InputError
 from shared.io.atomic import whole
 from shared.io.detection_writers import detection_entries, write_coco, write_detections_csv
-from shared.io.radiograph import is_radiograph
+from shared.io.radiograph import is_radiograph, read_radiograph
 from shared.io.tables import write_json
 from shared.report import Stopwatch
 from shared.types import Detections, Radiograph
@@ -35,16 +35,7 @@ def plan(inputs: Sequence[Path], out: Path) -> list[Item]:
     Raises:
         SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
     """
-    items = []
-    for found in collect_inputs(inputs, is_radiograph, out=out):
-        outputs = (out / f"{found.name}.png", out / f"{found.name}.json")
-        for path in outputs:
-            if path in (out / COCO, out / REPORT):
-                raise SetupError(f"{found.path}: its result would be the run's own {path.name}; rename the picture")
-            if path.is_dir():
-                raise SetupError(f"{path}: is a folder, where the result of {found.path} belongs; give another --out")
-        items.append(Item(found.path, outputs))
-    return items
+    return plan_results(inputs, is_radiograph, out, (".png", ".json"), (COCO, REPORT))
 
 
 def predict_case(item: Item, predictor: Predictor) -> Outcome:
@@ -55,7 +46,7 @@ def predict_case(item: Item, predictor: Predictor) -> Outcome:
     """
     watch = Stopwatch()
     with watch.stage("read"):
-        radiograph = as_radiograph(item.path)
+        radiograph = read_radiograph(item.path)
     found = predictor(radiograph, stage=watch.stage)
     overlay, result = item.outputs
     with watch.stage("write overlay"):

@@ -26,7 +26,7 @@ from bones.gate import GateDecision, GateSettings, decide
 from bones.preprocess import fit
 from shared.config import Config
 from shared.errors import SetupError
-from shared.io.radiograph import from_array, read_radiograph
+from shared.io.radiograph import as_radiograph
 from shared.registry import choose_model, find_model
 from shared.report import sha256_of
 from shared.runtime import EngineName, Session, read_metadata
@@ -255,17 +255,6 @@ class Predictor:
             findings,
             gate=decision,
         )
-
-
-def as_radiograph(image: Image) -> Radiograph:
-    """Take a path, bytes, an open file, an array or a ``Radiograph`` as a ``Radiograph``.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    if isinstance(image, Radiograph):
-        return image
-    return from_array(image) if isinstance(image, np.ndarray) else read_radiograph(image)
 
 
 def read_model_file(path: Path, network: Literal["gate", "detector"], kind: type[S]) -> S:

@@ -1,20 +1,19 @@
-"""Patches drawn from the cache, and batches of them for each of several training processes."""
+"""Patches drawn from the cache; ``shared.training_data`` makes batches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from coronary.augment import Warp, change_intensities, draw_warp, resample
 from coronary.cache import CachedCase
 from coronary.config import Config
-from shared.training_settings import TrainingSettings
 
 # Each part of the random numbers has a stream of its own.
 ORDER, PATCH = 0, 1
@@ -142,37 +141,3 @@ def _painted(points: np.ndarray, start: np.ndarray, warp: Warp, size: tuple[int,
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-class Consecutive(Sampler[int]):
-    """Indices of one rank's samples from a step on: the ranks share out each step's global batch in order."""
-
-    def __init__(self, batch: int, step: int, rank: int, world: int) -> None:
-        self.batch, self.step, self.rank, self.world = batch, step, rank, world
-
-    def __iter__(self) -> Iterator[int]:
-        step = self.step
-        while True:
-            first = (step * self.world + self.rank) * self.batch
-            yield from range(first, first + self.batch)
-            step += 1
-
-
-def batches(
-    patches: Patches, settings: TrainingSettings, step: int = 0, rank: int = 0, world: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Endless batches from an optimiser step on; a resumed run sees what an uninterrupted one would have seen.
-
-    A step's ``settings.batch * world`` samples have consecutive indices, and rank ``r`` takes the ``r``-th
-    ``settings.batch`` of them: several ranks see what one with the larger batch sees.
-    """
-    loader = DataLoader(
-        patches,
-        batch_size=settings.batch,
-        sampler=Consecutive(settings.batch, step, rank, world),
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=torch.cuda.is_available() and settings.device != "cpu",
-        generator=torch.Generator(),  # the loader's own seed is not used, and is not to be drawn from the network's
-    )
-    return iter(loader)

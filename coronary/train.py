@@ -24,7 +24,7 @@ from coronary.cases import find_cases, load_split, save_split
 from coronary.cases import split as split_data
 from coronary.check import DataError, check_headers
 from coronary.config import Config
-from coronary.data import Patches, batches
+from coronary.data import Patches
 from coronary.losses import build_loss
 from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
@@ -33,6 +33,7 @@ from shared.metrics.overlap import dice
 from shared.report import Report, recorded
 from shared.sliding_window import plan_windows, slide
 from shared.training import fit
+from shared.training_data import batches
 from shared.training_devices import first_then_others, launch
 
 log = logging.getLogger(__name__)

@@ -97,6 +97,26 @@ class CohortResult:
         return exit_status_of(self.stopped) if self.stopped else int(bool(self.having("failed")))
 
 
+def plan_results(
+    inputs: Sequence[Path], accepts: Callable[[Path], bool], out: Path, ends: Sequence[str], own: Sequence[str]
+) -> list[Item]:
+    """Find the inputs and name their results, ``out/NAME`` with each of ``ends``; ``own`` are files of the run itself.
+
+    Raises:
+        SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
+    """
+    items = []
+    for found in collect_inputs(inputs, accepts, out=out):
+        outputs = tuple(out / f"{found.name}{end}" for end in ends)
+        for path in outputs:
+            if path in [out / name for name in own]:
+                raise SetupError(f"{found.path}: its result would be the run's own {path.name}; rename it")
+            if path.is_dir():
+                raise SetupError(f"{path}: is a folder, where the result of {found.path} belongs; give another --out")
+        items.append(Item(found.path, outputs))
+    return items
+
+
 def run_cohort(
     items: Sequence[Item],
     work: Callable[[Item], Outcome],

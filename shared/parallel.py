@@ -42,7 +42,7 @@ def spread(
             on_done(done)
         return results
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=end_with_parent)
     try:
         futures = [pool.submit(work, item) for item in items]
         for done, future in enumerate(as_completed(futures), start=1):
@@ -57,8 +57,8 @@ def spread(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Watch the parent process, for one that was killed cannot end its workers."""
+def end_with_parent(_worker: int = 0) -> None:
+    """Make this worker end when its parent does, however that ends: one that was killed cannot end its workers."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from shared.cohort import Item, Outcome, collect_inputs
-from shared.errors import InputError, SetupError
+from shared.cohort import Item, Outcome, plan_results
+from shared.errors import InputError
 from shared.io.atomic import whole
 from shared.io.detection_writers import DECIMALS_PX, DECIMALS_SCORE, write_coco, write_detections_csv
-from shared.io.radiograph import is_radiograph
+from shared.io.radiograph import is_radiograph, read_radiograph
 from shared.report import Stopwatch
 from shared.types import Detections, Radiograph
 from spine.config import LEVELS
-from spine.predict import Predictor, SpineResult, as_radiograph
+from spine.predict import Predictor, SpineResult
 
 SCHEMA_VERSION = 1
 DISCLAIMER = "Research software, not a medical device."
@@ -36,16 +36,7 @@ def plan(inputs: Sequence[Path], out: Path) -> list[Item]:
     Raises:
         SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
     """
-    items = []
-    for found in collect_inputs(inputs, is_radiograph, out=out):
-        outputs = tuple(out / f"{found.name}{end}" for end in (".mask.png", ".png", ".json"))
-        for path in outputs:
-            if path in (out / COCO, out / REPORT):
-                raise SetupError(f"{found.path}: its result would be the run's own {path.name}; rename the film")
-            if path.is_dir():
-                raise SetupError(f"{path}: is a folder, where the result of {found.path} belongs; give another --out")
-        items.append(Item(found.path, outputs))
-    return items
+    return plan_results(inputs, is_radiograph, out, (".mask.png", ".png", ".json"), (COCO, REPORT))
 
 
 def predict_case(item: Item, predictor: Predictor) -> Outcome:
@@ -56,7 +47,7 @@ def predict_case(item: Item, predictor: Predictor) -> Outcome:
     """
     watch = Stopwatch()
     with watch.stage("read"):
-        film = as_radiograph(item.path)
+        film = read_radiograph(item.path)
     found = predictor(film, stage=watch.stage)
     mask, overlay, result = item.outputs
     with watch.stage("write mask"):

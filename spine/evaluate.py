@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from shared.errors import InputError, SetupError
+from shared.io.radiograph import read_radiograph
 from shared.io.tables import write_csv, write_json
 from shared.metrics.bootstrap import Interval, bootstrap_interval, wilson_interval
 from shared.metrics.detection import Compared, Matched, Overlap, box_overlaps, coco_scores, match, score_interval
@@ -21,7 +22,7 @@ from spine.cases import PARTS, Film, find_films, read_labels
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import Mask, mask_of, mask_overlaps
-from spine.predict import OperatingPoint, Predictor, SpineResult, as_radiograph, named
+from spine.predict import OperatingPoint, Predictor, SpineResult, named
 from spine.scoring import Named, Naming, compare_names, confidence_curves, scores_at
 
 LOWEST_CONFIDENCE = 0.001  # of the curves and of average precision, as in ultralytics' validation
@@ -258,7 +259,7 @@ def score_film(film: Film, predictor: Predictor) -> Scored:
     Raises:
         InputError: the film or its labels cannot be used.
     """
-    radiograph = as_radiograph(film.image)
+    radiograph = read_radiograph(film.image)
     truth = read_truth(film, radiograph)
     point = predictor.operating_point
     everything = predictor.candidates(radiograph, OperatingPoint(confidence=LOWEST_CONFIDENCE, iou=point.iou))

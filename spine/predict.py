@@ -23,10 +23,10 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from shared.config import Config
 from shared.errors import SetupError
-from shared.io.radiograph import from_array, read_radiograph
+from shared.io.radiograph import as_radiograph
 from shared.registry import choose_model
 from shared.runtime import EngineName, Session, read_metadata
-from shared.types import Boxes, Detections, Radiograph
+from shared.types import Boxes, Detections
 from spine.config import LEVELS
 from spine.decode import Candidates, decode
 from spine.masks import Mask
@@ -229,17 +229,6 @@ def _findings(naming: Naming, candidates: int) -> tuple[str, ...]:
     words = {"T11": "T11 may be the last thoracic vertebra", "T13": "there may be a T13", "L6": "there may be an L6"}
     found += [f"{words[name]} (probability {value:.2f})" for name, value in naming.odd.items() if value >= 0.5]
     return tuple(found)
-
-
-def as_radiograph(image: Image) -> Radiograph:
-    """Take a path, bytes, an open file, an array or a ``Radiograph`` as a ``Radiograph``.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    if isinstance(image, Radiograph):
-        return image
-    return from_array(image) if isinstance(image, np.ndarray) else read_radiograph(image)
 
 
 def read_model_file(path: Path) -> ModelFile:

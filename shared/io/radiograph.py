@@ -10,7 +10,7 @@ import warnings
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -86,6 +86,17 @@ def from_array(array: Shaped[np.ndarray, "y x ..."], *, spacing_mm: tuple[float,
     check_size("the array", array.shape[1], array.shape[0], MAX_PIXELS)
     grey, chroma = (array, 0.0) if array.ndim == 2 else (to_grey(array), chroma_of(array / 255))
     return _shown("the array", grey, PictureSource("array", chroma=chroma), spacing_mm)
+
+
+def as_radiograph(image: Any) -> Radiograph:
+    """Take a ``Radiograph``, an array, a path, bytes or an open file as a ``Radiograph``.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if isinstance(image, Radiograph):
+        return image
+    return from_array(image) if isinstance(image, np.ndarray) else read_radiograph(image)
 
 
 def is_radiograph(path: Path | str) -> bool:

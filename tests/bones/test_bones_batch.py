@@ -160,7 +160,7 @@ def test_one_name_for_two_pictures_is_an_error(models, tmp_path):
 
 @pytest.mark.parametrize("name", ["report.png", "detections.coco.png"])
 def test_a_picture_called_as_the_runs_own_files_is_an_error(tmp_path, name):
-    with pytest.raises(SetupError, match="rename the picture"):
+    with pytest.raises(SetupError, match="rename it"):
         plan([save(tmp_path / name, limb())], tmp_path / "out")
 
 

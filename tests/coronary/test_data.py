@@ -14,8 +14,9 @@ from imagecas import noise_case, write_case
 from coronary.augment import STILL, draw_warp
 from coronary.cache import cache_case, prepare
 from coronary.config import Config, HuWindow, Loss, Preprocessing, Sampling, ZScore
-from coronary.data import Consecutive, Patches, batches, corner, cut
+from coronary.data import Patches, corner, cut
 from shared.sliding_window import _padding
+from shared.training_data import Consecutive, batches
 from shared.training_settings import TrainingSettings
 
 with warnings.catch_warnings():

@@ -1,6 +1,12 @@
 """Batches: the same whatever number of processes shares them, and from whatever step on."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,3 +57,41 @@ def test_each_pass_has_an_order_of_its_own():
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
     assert order_of_pass(0, 1, 20).tolist() == orders[1]
+
+
+class Pids(Dataset[int]):
+    """Each sample is the process that made it."""
+
+    def __len__(self) -> int:
+        return 2**20
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid()
+
+
+def _train_until_killed(pipe: Connection) -> None:
+    stream = batches(Pids(), TrainingSettings(batch=1, workers=2))
+    pipe.send({int(next(stream)) for _ in range(4)})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])  # what starts a run starts its workers as well
+def test_workers_of_a_killed_run_end_with_it(start: str) -> None:
+    context = multiprocessing.get_context(start)
+    here, there = context.Pipe()
+    process = context.Process(target=_train_until_killed, args=(there,))
+    process.start()
+    workers = here.recv()
+    process.join(60)
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in workers if _runs(pid)]:
+        assert time.monotonic() < deadline, f"{alive} outlive their run"
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
