@@ -52,7 +52,20 @@ class Task:
         return {**VERBS, **self.own_verbs}
 
 
+_VERTEBRAE = (*(f"C{i}" for i in range(1, 8)), *(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)))
+
 TASKS: Mapping[str, Task] = {
+    "bones": Task(
+        name="bones",
+        summary="fractures in radiographs, behind a gate that looks for bone: boxes with scores",
+        labels={0: "background", 1: "fracture"},
+        models={"fp32": "bones-fracture-fp32.onnx", "int8": "bones-fracture.onnx", "gate": "bones-gate.onnx"},
+        extra="bones",
+        own_verbs={
+            "check": "look for what would spoil training in a data set",
+            "sweep": "train and score over sizes, rates and epochs",
+        },
+    ),
     "coronary": Task(
         name="coronary",
         summary="coronary arteries in CT angiography: mask, centreline tree, mesh",
@@ -64,6 +77,14 @@ TASKS: Mapping[str, Task] = {
             "measure": "lengths, diameters and narrowings of a mask",
             "view": "the viewer: look at scans in the browser, segment and measure them",
         },
+    ),
+    "spine": Task(
+        name="spine",
+        summary="vertebrae C1 to L5 in spine films, outlined and named in anatomical order",
+        labels=dict(enumerate(_VERTEBRAE)),
+        models={"fp32": "spine.onnx", "int8": "spine-int8.onnx"},
+        extra="spine",
+        own_verbs={"merge": "exports of several kinds into one data set of 24 levels"},
     ),
 }
 
