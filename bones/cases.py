@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 from bones.formats.case import ANATOMY, stacked
 from bones.formats.case import Case as Case
-from bones.formats.case import DataError as DataError
 from bones.formats.case import Found as Found
-from bones.formats.case import Problem as Problem
 from bones.formats.coco import is_coco, read_coco
 from bones.formats.fracatlas import is_fracatlas, read_fracatlas
 from bones.formats.mask_png import is_cvat, is_masked, is_ph2, read_cvat, read_masked, read_ph2
@@ -25,6 +23,7 @@ from bones.formats.plain import is_plain, read_plain
 from bones.formats.voc import is_voc, read_voc
 from bones.formats.yolo_txt import is_yolo, read_yolo
 from shared.errors import SetupError
+from shared.problems import DataError
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,8 @@ def find_cases(
     """
     found = scan_folder(folder)
     if grave := [problem for problem in found.problems if not problem.note]:
-        raise DataError(folder, grave)
+        head = f"{folder}: {len(grave)} problem{'s' if len(grave) > 1 else ''} in its labels or pictures"
+        raise DataError(head, grave, "bones check")
     if notes := [problem for problem in found.problems if problem.note]:
         log.warning("%s: %d notes, such as %s", folder.name, len(notes), notes[0])
     if not found.cases:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bones.cases import scan_folder
-from bones.formats.case import Case, Problem
+from bones.formats.case import Case
 from bones.masks import bone_mask, has_bone_mask
 from shared.errors import InputError
 from shared.io.radiograph import read_radiograph
 from shared.parallel import cpu_count
+from shared.problems import Problem
 from shared.splits import Fingerprint, crossing, fingerprint, group_pictures
 
 

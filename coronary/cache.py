@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from coronary.cases import Case, shortened
-from coronary.check import DataError, Problem, unequal_grids, wrong_label
+from coronary.check import refusal, unequal_grids, unusable, wrong_label
 from coronary.config import Preprocessing
 from coronary.preprocess import preprocess
 from shared.config import config_hash
@@ -34,6 +34,7 @@ from shared.io.atomic import write_error
 from shared.io.volume import read_volume
 from shared.metrics.centreline import radius_on, skeleton
 from shared.parallel import cpu_count, spread
+from shared.problems import DataError, Problem
 from shared.types import Affine, Grid, MaskArray, Volume
 
 VERSION = 1  # of what is stored; another one makes every case anew
@@ -121,7 +122,7 @@ def prepare(
     made = spread(work, cases, min(workers or min(cpu_count(), 16), missing), lambda done: on_case(done, len(cases)))
     problems = [problem for result in made if isinstance(result, list) for problem in result]
     if problems:
-        raise DataError(problems)
+        raise unusable(problems)
     return [result for result in made if isinstance(result, CachedCase)]
 
 
@@ -210,7 +211,7 @@ def _case_or_problems(case: Case, settings: Preprocessing, cache: Path) -> Cache
     except DataError as error:
         return list(error.problems)
     except InputError as error:
-        return [Problem.of(case, error)]
+        return [refusal(case, error)]
 
 
 def _key(case: Case, settings: Preprocessing) -> str:
@@ -234,7 +235,7 @@ def _prepared(case: Case, settings: Preprocessing) -> tuple[dict[str, np.ndarray
     label = read_volume(case.label)
     problems = unequal_grids(case, own, Grid(label.array.shape, label.affine)) or wrong_label(case, label)
     if problems:
-        raise DataError(problems)
+        raise unusable(problems)
     grid = Grid(stored.shape, prepared.affine)
     # The lumen's share of a voxel, not its majority: thin arteries would vanish from the coarser grid otherwise.
     share = resample_to_grid(label.array != 0, label.affine, grid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +11,27 @@ import nibabel as nib
 import numpy as np
 
 from coronary.cases import IMAGE, LABEL, Case, scan_folder, shortened
-from shared.errors import InputError, SkiagramError
+from shared.errors import InputError
 from shared.geometry import ras_grid
 from shared.io.checks import farthest_corner_mm, format_shape
 from shared.io.volume import read_volume
 from shared.parallel import cpu_count, spread
+from shared.problems import DataError, Problem
 from shared.types import Grid, Volume
 
 # Headers hold float32: far corners of equal grids may stray by some hundredths of a millimetre.
 SAME_GRID_MM = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a case, and what to do."""
-
-    case: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.case}: {self.what}; {self.remedy}"
-
-    @staticmethod
-    def of(case: Case, error: InputError) -> Problem:
-        """Turn the reader's refusal of one of a case's files into a problem of the case."""
-        return Problem(case.name, f"{error.path.name} {error.problem}", error.remedy)
+def unusable(problems: Sequence[Problem]) -> DataError:
+    """Return the error that tells which cases cannot be used, and why."""
+    count = len({problem.where for problem in problems})
+    return DataError(f"{count} case{'s' if count > 1 else ''} cannot be used", problems, "coronary check")
 
 
-class DataError(SkiagramError):
-    """Cases cannot be used; the text has a line for each. Exit status 1."""
-
-    exit_status = 1
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        count = len({problem.case for problem in problems})
-        head = f"{count} case{'s' if count > 1 else ''} cannot be used:"
-        super().__init__("\n  ".join([head, *map(str, problems)]))
+def refusal(case: Case, error: InputError) -> Problem:
+    """Turn the reader's refusal of one of a case's files into a problem of the case."""
+    return Problem(case.name, f"{error.path.name} {error.problem}", error.remedy)
 
 
 def check_folder(
@@ -79,7 +61,7 @@ def check_folder(
     looked = spread(look, cases, workers or min(cpu_count(), 16), lambda done: on_case(done, len(cases)))
     problems += [problem for _, wrong in looked for problem in wrong]
     problems += copies((case.name, digest) for case, (digest, _) in zip(cases, looked, strict=True) if digest)
-    return list(cases), sorted(problems, key=lambda problem: (len(problem.case), problem.case))
+    return list(cases), sorted(problems, key=lambda problem: (len(problem.where), problem.where))
 
 
 def check_headers(cases: Sequence[Case]) -> list[Problem]:
@@ -89,7 +71,7 @@ def check_headers(cases: Sequence[Case]) -> list[Problem]:
         try:
             image, label = (_header_grid(path) for path in (case.image, case.label))
         except InputError as error:
-            problems.append(Problem.of(case, error))
+            problems.append(refusal(case, error))
             continue
         problems += unequal_grids(case, image, label)
     return problems
@@ -103,12 +85,12 @@ def look(case: Case) -> tuple[str, list[Problem]]:
         digest, grid = voxel_hash(image), Grid(image.array.shape, image.affine)
         del image
     except InputError as error:
-        problems.append(Problem.of(case, error))
+        problems.append(refusal(case, error))
         digest, grid = "", None
     try:
         label = read_volume(case.label)
     except InputError as error:
-        return digest, [*problems, Problem.of(case, error)]
+        return digest, [*problems, refusal(case, error)]
     if grid is not None:
         problems += unequal_grids(case, grid, Grid(label.array.shape, label.affine))
     return digest, problems + wrong_label(case, label)

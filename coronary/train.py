@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from coronary.cache import CachedCase, prepare, refuse_copies
 from coronary.cases import find_cases, load_split, save_split
 from coronary.cases import split as split_data
-from coronary.check import DataError, check_headers
+from coronary.check import check_headers, unusable
 from coronary.config import Config
 from coronary.data import Patches
 from coronary.losses import build_loss
@@ -122,7 +122,7 @@ def _choose_cases(
     chosen = split_data(find_cases(data, labels), split, fold, config.validation_fraction, seed)
     training, validation = chosen.part("training"), chosen.part("validation")
     if problems := check_headers([*training, *validation]):  # seconds, where preprocessing takes an hour
-        raise DataError(problems)
+        raise unusable(problems)
     save_split(run / "cases.json", training, validation, chosen.test)
 
 

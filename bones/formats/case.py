@@ -11,9 +11,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image
 
-from shared.errors import InputError, SkiagramError
+from shared.errors import InputError
 from shared.io.dicom_file import is_dicom
 from shared.io.radiograph import SUFFIXES, read_radiograph
+from shared.problems import Problem
 from shared.types import Boxes, Polygon
 
 Part: TypeAlias = Literal["training", "validation", "test"]
@@ -71,32 +72,6 @@ class Case:
     patient: str | None = field(default=None, compare=False)
     part: Part | None = field(default=None, compare=False)
     """Of the data set's own split."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a file, or a line of it, and what to do. A ``note`` keeps nothing from being used."""
-
-    where: str
-    what: str
-    remedy: str
-    note: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.remedy}"
-
-
-class DataError(SkiagramError):
-    """A data set cannot be used as it is; the text has a line for each problem. Exit status 1."""
-
-    exit_status = 1
-    MOST = 20
-
-    def __init__(self, folder: Path, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        head = f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in its labels or pictures:"
-        more = [f"and {len(problems) - self.MOST} more: `bones check` names all"] if len(problems) > self.MOST else []
-        super().__init__("\n  ".join([head, *map(str, problems[: self.MOST]), *more]))
 
 
 @dataclass(frozen=True, slots=True)

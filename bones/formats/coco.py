@@ -19,7 +19,6 @@ from bones.formats.case import (
     Found,
     Outline,
     Part,
-    Problem,
     bone_in,
     fracture_in,
     part_of,
@@ -32,6 +31,7 @@ from bones.formats.geometry import BadLabelError, box_around, checked_box, check
 from bones.formats.rle import Mask, box_of, encode, read_rle
 from shared.errors import InputError
 from shared.io.tables import write_json
+from shared.problems import Problem
 
 ROBOFLOW = "_annotations.coco.json"
 

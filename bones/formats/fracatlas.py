@@ -11,11 +11,12 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from bones.formats.case import Case, Found, Part, Problem, pictures_below, sized, stacked, within
+from bones.formats.case import Case, Found, Part, pictures_below, sized, stacked, within
 from bones.formats.coco import annotation_files, read_annotations
 from bones.formats.voc import read_files
 from bones.formats.yolo_txt import read_labels
 from shared.errors import InputError
+from shared.problems import Problem
 
 FRACTURED, NORMAL = Path("images/Fractured"), Path("images/Non_fractured")
 FRACTURE = "fractured"  # what every format of it calls a fracture

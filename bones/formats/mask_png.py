@@ -18,7 +18,6 @@ from scipy import ndimage
 from bones.formats.case import (
     Case,
     Found,
-    Problem,
     bone_in,
     displayed_size,
     fracture_in,
@@ -32,6 +31,7 @@ from bones.formats.case import (
 )
 from bones.formats.rle import Mask, box_of, encode
 from shared.errors import InputError
+from shared.problems import Problem
 
 CLASSES, OBJECTS, LABELMAP = "SegmentationClass", "SegmentationObject", "labelmap.txt"
 IMAGES, MASKS = "images", "masks"

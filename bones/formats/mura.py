@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bones.formats.case import Case, Found, Problem, part_of, pictures_below, sized, within
+from bones.formats.case import Case, Found, part_of, pictures_below, sized, within
+from shared.problems import Problem
 
 STUDY = re.compile(
     r"(?:.*/)?XR_(?P<region>\w+)/(?P<patient>patient\d+)/(?P<study>study\d+)_(?P<sign>positive|negative)/"

@@ -15,7 +15,6 @@ from bones.formats.case import (
     Case,
     Found,
     Part,
-    Problem,
     bone_in,
     fracture_in,
     listed_parts,
@@ -26,6 +25,7 @@ from bones.formats.case import (
     within,
 )
 from bones.formats.geometry import BadLabelError, checked_box
+from shared.problems import Problem
 
 
 def is_voc(folder: Path) -> bool:

@@ -19,7 +19,6 @@ from bones.formats.case import (
     Found,
     Outline,
     Part,
-    Problem,
     bone_in,
     fracture_in,
     part_of,
@@ -31,6 +30,7 @@ from bones.formats.case import (
 )
 from bones.formats.geometry import BadLabelError, box_around, checked_box, checked_polygon
 from shared.errors import InputError
+from shared.problems import Problem
 
 IMAGES, LABELS = "images", "labels"
 NO_LABELS = ("classes.txt", "notes.txt", "readme.txt", "readme.roboflow.txt", "readme.dataset.txt", "obj.names")

@@ -12,12 +12,13 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from PIL import Image
 
-from bones.cases import Case, DataError, find_cases, relabel, scan_folder
+from bones.cases import Case, find_cases, relabel, scan_folder
 from bones.formats.geometry import BadLabelError, checked_box, checked_polygon
 from bones.formats.rle import decode, encode, filled, read_rle
 from bones.masks import bone_mask, has_bone_mask, instances
 from shared.errors import InputError, SetupError
 from shared.io.radiograph import read_radiograph
+from shared.problems import DataError
 
 WIDTH, HEIGHT = 60, 40
 

@@ -19,12 +19,12 @@ from skimage.morphology import dilation
 
 from coronary.cache import ARRAYS, CachedCase, cache_case, prepare
 from coronary.cases import Case, find_cases
-from coronary.check import DataError
 from coronary.config import HuWindow, Preprocessing, ZScore
 from coronary.preprocess import preprocess
 from shared.errors import InputError, SetupError
 from shared.io.volume import read_volume
 from shared.metrics.centreline import skeleton
+from shared.problems import DataError
 
 WINDOW = Preprocessing(normalisation=HuWindow())
 
@@ -112,7 +112,7 @@ def test_all_cases_that_cannot_be_used_are_named_and_the_others_made(data, tmp_p
     gone = Case("4", tmp_path / "4.img.nii.gz", tmp_path / "4.label.nii.gz")
     with pytest.raises(DataError) as caught:
         prepare([*data, gone], WINDOW, tmp_path / "cache", workers=2)
-    assert [problem.case for problem in caught.value.problems] == ["1", "3", "4"]
+    assert [problem.where for problem in caught.value.problems] == ["1", "3", "4"]
     assert "1.label.nii.gz is empty" in str(caught.value)
     assert "3.label.nii.gz is 19 x 22 x 18, the scan's 20 x 22 x 18" in str(caught.value)
     assert "4.img.nii.gz is not there" in str(caught.value)

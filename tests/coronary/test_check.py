@@ -4,7 +4,7 @@ import pytest
 from imagecas import noise_case, write_case
 
 from coronary.cases import IMAGE, LABEL, find_cases
-from coronary.check import DataError, check_folder, check_headers, wrong_label
+from coronary.check import check_folder, check_headers, unusable, wrong_label
 from shared.io.volume import from_array
 
 SHAPE = (20, 22, 18)
@@ -70,11 +70,11 @@ def test_everything_that_is_wrong_is_named_in_one_go(spoilt, workers):
     cases, problems = check_folder(spoilt, workers=workers, on_case=lambda done, total: heard.append((done, total)))
     assert [case.name for case in cases] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "201"]
     assert heard[-1] == (10, 10)
-    told = [(problem.case, problem.what) for problem in problems if "its scan is that of" not in problem.what]
+    told = [(problem.where, problem.what) for problem in problems if "its scan is that of" not in problem.what]
     assert [name for name, _ in told] == list(WANTED)
     for name, what in told:
         assert what.startswith(WANTED[name]), what
-    assert [problem.case for problem in problems if problem.what == "its scan is that of 9 too"] == ["5"]
+    assert [problem.where for problem in problems if problem.what == "its scan is that of 9 too"] == ["5"]
     assert all(problem.remedy for problem in problems)
 
 
@@ -82,9 +82,9 @@ def test_headers_alone_tell_unequal_grids_and_unreadable_files(spoilt):
     from coronary.cases import scan_folder
 
     problems = check_headers(scan_folder(spoilt).cases)
-    assert [problem.case for problem in problems] == ["2", "3", "8"]
+    assert [problem.where for problem in problems] == ["2", "3", "8"]
     for problem in problems:
-        assert problem.what.startswith(WANTED[problem.case]) or "8.img.nii.gz has no header" in problem.what
+        assert problem.what.startswith(WANTED[problem.where]) or "8.img.nii.gz has no header" in problem.what
 
 
 def test_a_case_that_is_right_has_no_problem(tmp_path):
@@ -111,7 +111,7 @@ def test_a_label_is_background_and_one_value(tmp_path, values, right):
 
 
 def test_problems_are_told_a_line_each(spoilt):
-    error = DataError(check_folder(spoilt, workers=1)[1])
+    error = unusable(check_folder(spoilt, workers=1)[1])
     lines = str(error).splitlines()
     assert lines[0] == "10 cases cannot be used:"
     assert "  4: 4.label.nii.gz is empty; leave this case out" in lines
