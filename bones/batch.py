@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bones.gate import GateDecision
 from bones.predict import GatedDetections, Predictor
 from shared.cohort import Item, Outcome, plan_results
 from shared.errors import InputError
@@ -67,7 +68,6 @@ def predict_case(item: Item, predictor: Predictor) -> Outcome:
 
 def result_json(file: str, found: GatedDetections, predictor: Predictor) -> dict[str, Any]:
     """Return a picture's result as the JSON file and the service give it; ``gate`` is null where it was not asked."""
-    gate = found.gate
     return {
         "schema_version": SCHEMA_VERSION,
         "file": file,
@@ -77,14 +77,18 @@ def result_json(file: str, found: GatedDetections, predictor: Predictor) -> dict
         "engine": predictor.engine,
         "operating_point": predictor.operating_point,
         "threshold": predictor.threshold,
-        "gate": gate
-        and {
-            "passed": gate.passed,
-            "area_fraction": round(gate.area_fraction, 4),
-            "confidence": round(gate.confidence, 4),
-            "reason": gate.reason,
-        },
+        "gate": found.gate and gate_entry(found.gate),
         "detections": detection_entries(found),
+    }
+
+
+def gate_entry(gate: GateDecision) -> dict[str, Any]:
+    """Return the gate's decision as it stands in a picture's JSON."""
+    return {
+        "passed": gate.passed,
+        "area_fraction": round(gate.area_fraction, 4),
+        "confidence": round(gate.confidence, 4),
+        "reason": gate.reason,
     }
 
 

@@ -1,0 +1,82 @@
+"""The application: settings, workers, routes and limits put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from bones.batch import DISCLAIMER
+from bones.service import api, operations, problems
+from bones.service.auth import Keys
+from bones.service.guard import Guard
+from bones.service.inference import Pool
+from bones.service.metrics import Metrics
+from bones.service.middleware import Outermost
+from bones.service.problems import ProblemDetails
+from bones.service.settings import Settings, read_settings
+from shared.registry import TASKS
+from shared.report import product_version
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the application; settings are read from the environment where none are given.
+
+    Raises:
+        SetupError: a setting cannot be what it is, or there is no model.
+    """
+    settings = settings or read_settings()
+    metrics = Metrics()
+    app = FastAPI(
+        title="Skiagram: bones",
+        summary=TASKS["bones"].summary,
+        description=DISCLAIMER,
+        version=product_version(),
+        docs_url=None,  # the usual pages fetch their scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.models = operations.model_cards(settings)
+    app.state.keys = Keys(settings.api_keys)
+    app.state.pool = Pool(settings, metrics)
+    app.state.guard = Guard(settings, app.state.keys, app.state.pool)
+    for router in (operations.probes, operations.insight, api.pictures):
+        app.include_router(router)
+    problems.install(app)
+    Instrumentator(registry=metrics.registry).instrument(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization"],
+        )
+    local_only = not (app.state.keys.needed or settings.allow_open)
+    app.add_middleware(Outermost, local_only=local_only, cross_origin=bool(settings.cors_origins))
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load before the first request, and end after the last."""
+    pool: Pool = app.state.pool
+    await pool.start()
+    try:
+        yield
+    finally:
+        await pool.stop()
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Give OpenAPI with the schema of problems, to which every failure refers."""
+    described = FastAPI.openapi(app)
+    schemas = described.setdefault("components", {}).setdefault("schemas", {})
+    if "ProblemDetails" not in schemas:
+        schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
+    return described
