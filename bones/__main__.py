@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from bones.training_verbs import check, export, train_verb
+from bones.training_verbs import check, evaluate, export, train_verb
 from shared.cli import Answer, Voice, run_command
 from shared.cli_flags import Device, Flag, Precision, Quiet
 from shared.errors import SetupError
@@ -109,6 +109,48 @@ def _line(record: Any) -> str:
     return "\n  ".join([f"{record.item.path}: {boxes}{best}, {record.seconds:.1f} s", *record.outcome.findings])
 
 
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8010,
+    preload: Flag = False,
+    model: Path | None = None,
+    gate: Path | None = None,
+    operating_point: OperatingPoint | None = None,
+    device: Device | None = None,
+    precision: Precision | None = None,
+    new_key: Flag = False,
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Serve pages and JSON until Ctrl-C; every setting is also an environment variable (SKIAGRAM_...).
+
+    Args:
+        host: address to listen on; 127.0.0.1 is for this machine alone, any other needs a key.
+        port: to listen on.
+        preload: load the detector at start, not on the first picture that passes the gate.
+        model: the detector's ONNX file or a folder of models; the shipped one if left out.
+        gate: the gate's ONNX file or a folder of models.
+        operating_point: how much is reported: screening misses little, specific has few false alarms.
+        device: where the networks run.
+        precision: INT8 or float32; auto is INT8 on the CPU and float32 on CUDA.
+        new_key: make an API key, print it and what SKIAGRAM_API_KEYS may hold, and end.
+        voice: how to speak.
+    """
+    from bones.service.auth import new_key as made
+    from bones.service.serve import serve as run
+
+    if new_key:
+        key, hashed = made()
+        voice.say(f"key, for whoever may ask: {key}\nfor SKIAGRAM_API_KEYS: {hashed}")
+        return Answer({"key": key, "hash": hashed})
+    chosen = {
+        "preload": preload or None, "model": model, "gate": gate, "operating_point": operating_point, "device": device,
+        "precision": precision,
+    }  # fmt: skip
+    given = {name: value for name, value in chosen.items() if value is not None}
+    run(host, port, quiet=voice.quiet or voice.json, **given)
+    return Answer({"host": host, "port": port})
+
+
 def phantom(
     out: Path,
     count: int = 1,
@@ -182,8 +224,10 @@ VERBS: dict[str, Callable[..., Answer]] = {
     "demo": demo,
     "predict": predict,
     "check": check,
+    "evaluate": evaluate,
     "export": export,
     "phantom": phantom,
+    "serve": serve,
     "info": info,
 }
 

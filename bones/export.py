@@ -14,11 +14,10 @@ from bones.cases import Case
 from bones.config import Config
 from bones.decode import YOLO_SELECTION, Selection
 from bones.gate import GateSettings
-from bones.masks import bone_mask
 from bones.model import build
 from bones.predict import METADATA_VERSION, OPERATING_POINTS, Gate, Predictor
 from bones.preprocess import fit
-from bones.scoring import FALSE_BOXES_PER_PICTURE, choose_operating_points, compare
+from bones.scoring import FALSE_BOXES_PER_PICTURE, bone_iou, choose_operating_points, compare
 from bones.train import choose_cases
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
@@ -106,15 +105,8 @@ class GateExport:
     def score(self, path: Path, cases: Sequence[Case]) -> float:
         """Return the mean IoU of bone over the cases."""
         gate = Gate(path, "cpu")
-        each = []
-        for case in cases:
-            true = bone_mask(case)
-            if true is not None:
-                found = gate(read_radiograph(case.picture)).mask
-                wanted = fit(true.astype(np.float32), self.size_px) >= 0.5
-                union = int((found | wanted).sum())
-                each.append(int((found & wanted).sum()) / union if union else 1.0)
-        return float(np.mean(each))
+        each = [bone_iou(gate(read_radiograph(case.picture)).mask, case) for case in cases]
+        return float(np.mean([iou for iou in each if iou is not None]))
 
     def chosen(self, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
         """Return no thresholds: pictures that are no radiographs are needed to choose them (``bones.gate_tuning``)."""

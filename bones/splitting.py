@@ -92,9 +92,7 @@ def split_cases(
         if bad := [case.name for case in cases if case.name not in fingerprints]:
             notes.append(f"{len(bad)} pictures cannot be read and are left out, such as {bad[0]}")
             cases = [case for case in cases if case.name in fingerprints]
-    patients = {case.name: case.patient for case in cases if case.patient is not None}
-    names = [case.name for case in cases]
-    groups = group_pictures(names, patients=patients, fingerprints=fingerprints, families=families)
+    groups = group_cases(cases, fingerprints, families=families)
     with_box = {case.name for case in cases if has_fracture(case)}
     if split_file is None:
         parts = {part: [case.name for case in cases if case.part == part] for part in PART_NAMES}
@@ -109,6 +107,15 @@ def split_cases(
     by_name = {case.name: case for case in cases}
     held = {part: tuple(by_name[name] for name in sorted(parts[part])) for part in PART_NAMES}
     return Split(**held, groups=groups, notes=tuple(notes))
+
+
+def group_cases(
+    cases: Sequence[Case], fingerprints: Mapping[str, Fingerprint] | None = None, *, families: bool = False
+) -> dict[str, str]:
+    """Return each case's group by name: pictures of one patient and near-duplicates; arguments as of `split_cases`."""
+    known = fingerprint_cases(cases) if fingerprints is None else fingerprints
+    patients = {case.name: case.patient for case in cases if case.patient is not None}
+    return group_pictures([case.name for case in cases], patients=patients, fingerprints=known, families=families)
 
 
 def has_fracture(case: Case) -> bool:

@@ -1,15 +1,15 @@
-"""The verbs of training: check, train, export. Heavy imports happen inside them."""
+"""The verbs of training: check, train, evaluate, export. Heavy imports happen inside them."""
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from shared.cli import Answer, Voice
-from shared.cli_flags import Flag, Quiet
+from shared.cli_flags import Device, Flag, Quiet
 from shared.errors import SetupError
 
 PresetName = Literal["smoke", "lite", "best", "reference", "reference-gate", "lite-gate"]
@@ -151,6 +151,65 @@ def check(data: Positional[Path], /, voice: Quiet = Voice()) -> Answer:
     content |= {"parts": dict(found.parts), "labels": dict(found.labels)}
     content |= {"problems": [str(problem) for problem in found.problems]}
     return Answer(content, int(not found.sound))
+
+
+def evaluate(
+    data: Path,
+    model: Path | None = None,
+    predictions: Path | None = None,
+    split: str = "validation",
+    split_file: Path | None = None,
+    classes: tuple[str, ...] = (),
+    gate: Literal["none"] | Path | None = None,
+    others: Path | None = None,
+    out: Path | None = None,
+    device: Device = "auto",
+    record: Flag = False,
+    voice: Quiet = Voice(),
+) -> Answer:
+    """Score a detector, a gate, or boxes made by anything else: scores.json, a CSV, figures, the worst three.
+
+    Args:
+        data: folder of labelled radiographs.
+        model: an ONNX file, of a detector or of a gate; the shipped detector if left out.
+        predictions: folder of JSON files as `bones predict` writes them, instead of a model.
+        split: training, validation or test of the split, or all.
+        split_file: which pictures are for what; else the data set's own split, else that of the model's training.
+        classes: NAME=LABEL, which class of the data set is which label.
+        gate: the gate that a detector is also scored behind, or none; the shipped one if left out.
+        others: folder of pictures that are no radiographs, for a gate's specificity.
+        out: folder for the scores; runs/bones/evaluate if left out.
+        device: where the networks run.
+        record: write the means into the model file, whose card then shows them.
+        voice: how to speak.
+    """
+    from bones.evaluate import evaluate_folder
+
+    if record and model is None:
+        raise SetupError("--record: there is no model to record the scores in; give --model")
+    folder = out or Path("runs/bones/evaluate")
+    with voice.progress("evaluating") as update:
+        scores = evaluate_folder(
+            model, data, split, folder, device, lambda done, case: update(done, case),
+            predictions=predictions, gate=gate, others=others, split_file=split_file, classes=_pairs(classes),
+        )  # fmt: skip
+    for failure in scores.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if not scores.pictures:
+        return Answer({"scores": {}, "cases": []}, 1)
+    means = scores.means()
+    _tell_scores(means, voice)
+    voice.say(f"in {folder}")
+    if record and model is not None:
+        from shared.export import record_scores
+
+        record_scores(model, means | {"cases": len(scores.pictures), "data": data.name})
+    return Answer({"scores": scores.summary(), "cases": scores.rows()}, int(bool(scores.failures)))
+
+
+def _tell_scores(means: Mapping[str, float], voice: Voice) -> None:
+    for name, value in means.items():
+        voice.say(f"{name:24} {value:.3f}")
 
 
 def export(

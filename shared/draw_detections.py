@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from shared.draw import DISCLAIMER, FAINT, INK, PAGE, PALETTE, Colour, wrapped
-from shared.types import Detections, PictureArray
+from shared.types import Boxes, Detections, PictureArray
 
 Rectangle: TypeAlias = tuple[float, float, float, float]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MIN_SIDE_PX, MAX_SIDE_PX = 900, 1600  # of the picture's longer side: words are read, files stay small
 RIM: Colour = (0, 0, 0)
+TRUE: Colour = (255, 64, 64)
 
 
 def draw_detections(
@@ -29,6 +30,7 @@ def draw_detections(
     title: str = "",
     caption: str = "",
     colours: Mapping[str, Colour] | None = None,
+    truth_px: Boxes | None = None,
 ) -> Image.Image:
     """Draw what was found on a picture, and below it the title, the caption and the detections' findings.
 
@@ -38,6 +40,7 @@ def draw_detections(
         title: the file's name, say.
         caption: a line such as the operating point.
         colours: a label's name to RGB; the palette in the order of the labels where a name is missing.
+        truth_px: true boxes, drawn in red below the others.
     """
     scale = _scale(picture)
     canvas = _as_image(picture, scale)
@@ -49,6 +52,8 @@ def draw_detections(
     order = np.argsort(-detections.scores, kind="stable")
     named = len(detections.names) > 1
     taken: list[Rectangle] = []
+    for box in () if truth_px is None else truth_px:
+        _draw_box(draw, _rectangle(box * scale), TRUE, line_px, canvas.size)
     for index in order[::-1]:  # the best on top
         colour = palette[detections.names[int(detections.labels[index])]]
         polygon = None if detections.polygons_px is None else detections.polygons_px[index]

@@ -8,9 +8,9 @@ box is ``x1 y1 x2 y2`` in pixels of the picture as displayed, where pixel i reac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
@@ -176,3 +176,12 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, which: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " n"]) -> Self:
+        """Return only those detections, by place or by yes and no, in that order."""
+        places = np.arange(len(self))[which]
+        polygons = None if self.polygons_px is None else tuple(self.polygons_px[k] for k in places)
+        return replace(
+            self, boxes_px=self.boxes_px[places], scores=self.scores[places], labels=self.labels[places],
+            polygons_px=polygons,
+        )  # fmt: skip
