@@ -1,0 +1,236 @@
+"""The table of jobs: what was accepted, who has it in hand, and what came of it.
+
+One database, SQLite by default or Postgres, holds it all, the pictures' bytes too, so several machines need share
+nothing else. Whoever works on a picture holds it on a lease: when the holder dies the lease runs out, and the next one
+takes the picture up. A result is written only by who holds the picture at that moment, and in the same transaction
+the picture is deleted, so each file ends in exactly one result. Times are the database's own, for machines' clocks
+differ. Why no job engine: docs/decisions/0009-job-engine.md.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.errors import SetupError
+
+Json = dict[str, Any]
+
+BUSY_MS = 30_000
+"""How long SQLite waits for another writer."""
+SCHEMA_LOCK = 20_260_901
+"""Any number, for Postgres' advisory lock: two servers that start at once make the tables one after the other."""
+
+# The names end in the schema's version: jobs live for hours, so a new one starts with new tables, and migrates nothing.
+TABLES = sa.MetaData()
+JOBS = sa.Table(
+    "skiagram_jobs_1",
+    TABLES,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("created_s", sa.Double, nullable=False),
+    sa.Column("expires_s", sa.Double, nullable=False, index=True),
+)
+_waiting = sa.text("finished_s IS NULL")
+FILES = sa.Table(
+    "skiagram_job_files_1",
+    TABLES,
+    sa.Column("job_id", sa.ForeignKey(JOBS.c.id, ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("queued_s", sa.Double, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("holder", sa.String(32)),
+    sa.Column("held_until_s", sa.Double, nullable=False, default=0.0),
+    sa.Column("finished_s", sa.Double),
+    sa.Column("result", sa.JSON(none_as_null=True)),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Index("skiagram_waiting_1", "tries", "queued_s", "position", sqlite_where=_waiting, postgresql_where=_waiting),
+)
+# Apart from its file, for SQLite writes a whole row anew at each change, and leases are renewed often.
+PICTURES = sa.Table(
+    "skiagram_job_pictures_1",
+    TABLES,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("picture", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["job_id", "position"], [FILES.c.job_id, FILES.c.position], ondelete="CASCADE"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file in hand; ``holder`` is of this one lease, ``tries`` counts it."""
+
+    job_id: str
+    position: int
+    holder: str
+    tries: int
+    picture: bytes
+
+
+class Store:
+    """The tables, in one database.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+        lease_s: how long a file stays with a holder who is not heard of.
+
+    Raises:
+        SetupError: the database cannot be opened.
+    """
+
+    def __init__(self, url: str, lease_s: float) -> None:
+        self.lease_s = lease_s
+        try:
+            self._engine, self._now = _open(sa.make_url(url))
+            with self._engine.begin() as db:
+                if db.dialect.name == "postgresql":
+                    db.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+                TABLES.create_all(db)
+        except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
+            # Not the driver's own words in full: they may quote the address with its password.
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise SetupError(f"the jobs' database cannot be opened ({reason}); see SKIAGRAM_JOBS_URL") from None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def add(self, owner: str, files: Sequence[tuple[str, bytes]], keep_s: float) -> str:
+        """Write down a job, whole or not at all, and return its id."""
+        job_id = secrets.token_urlsafe(16)
+        with self._engine.begin() as db:
+            now = db.execute(sa.select(self._now)).scalar_one()
+            db.execute(JOBS.insert().values(id=job_id, owner=owner, created_s=now, expires_s=now + keep_s))
+            for position, (name, picture) in enumerate(files):
+                key = {"job_id": job_id, "position": position}
+                db.execute(FILES.insert().values(**key, name=name, queued_s=now))
+                db.execute(PICTURES.insert().values(**key, picture=picture))
+        return job_id
+
+    def unfinished(self) -> int:
+        """Count the files that have no result yet."""
+        with self._engine.begin() as db:
+            return db.execute(sa.select(sa.func.count()).where(FILES.c.finished_s.is_(None))).scalar_one()
+
+    def take(self) -> Held | None:
+        """Take the next file in hand, the oldest first; None if there is none.
+
+        Those that brought a holder down before come last, so they keep nobody waiting.
+        """
+        holder = secrets.token_hex(16)
+        with self._engine.begin() as db:
+            row = db.execute(
+                sa.select(FILES.c.job_id, FILES.c.position, FILES.c.tries)
+                .where(FILES.c.finished_s.is_(None), FILES.c.held_until_s < self._now)
+                .order_by(FILES.c.tries, FILES.c.queued_s, FILES.c.position)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ).first()
+            if row is None:
+                return None
+            tries = row.tries + 1
+            db.execute(
+                FILES.update()
+                .where(_is(FILES, row.job_id, row.position))
+                .values(holder=holder, held_until_s=self._now + self.lease_s, tries=tries)
+            )
+            picture = sa.select(PICTURES.c.picture).where(_is(PICTURES, row.job_id, row.position))
+            return Held(row.job_id, row.position, holder, tries, db.execute(picture).scalar_one())
+
+    def renew(self, held: Held) -> None:
+        """Say that a file is still worked on."""
+        with self._engine.begin() as db:
+            db.execute(FILES.update().where(_in_hand(held)).values(held_until_s=self._now + self.lease_s))
+
+    def finish(self, held: Held, *, result: Json | None = None, error: Json | None = None) -> bool:
+        """Write the result down and delete the picture; False if the file is no longer in this hand, or gone."""
+        with self._engine.begin() as db:
+            change = FILES.update().where(_in_hand(held)).values(finished_s=self._now, result=result, error=error)
+            if db.execute(change).rowcount == 0:
+                return False
+            db.execute(PICTURES.delete().where(_is(PICTURES, held.job_id, held.position)))
+            return True
+
+    def release(self, held: Held) -> None:
+        """Give a file back as it was."""
+        with self._engine.begin() as db:
+            db.execute(FILES.update().where(_in_hand(held)).values(held_until_s=0.0, tries=held.tries - 1))
+
+    def read(self, job_id: str, owner: str) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]] | None:
+        """Give a job's row and its files' rows, with ``held`` where one is in somebody's hand."""
+        with self._engine.begin() as db:
+            job = db.execute(sa.select(JOBS).where(JOBS.c.id == job_id, JOBS.c.owner == owner)).first()
+            if job is None:
+                return None
+            columns = (FILES.c.name, FILES.c.finished_s, FILES.c.result, FILES.c.error)
+            held = (FILES.c.held_until_s >= self._now).label("held")
+            files = sa.select(*columns, held).where(FILES.c.job_id == job_id).order_by(FILES.c.position)
+            return job, db.execute(files).all()
+
+    def delete(self, job_id: str, owner: str) -> bool:
+        """Delete a job with all that belongs to it; False if this owner has no such job."""
+        with self._engine.begin() as db:
+            return db.execute(JOBS.delete().where(JOBS.c.id == job_id, JOBS.c.owner == owner)).rowcount > 0
+
+    def delete_expired(self) -> int:
+        """Delete the jobs whose time is over, and return how many."""
+        with self._engine.begin() as db:
+            return db.execute(JOBS.delete().where(JOBS.c.expires_s < self._now)).rowcount
+
+    def give_back_space(self) -> None:
+        """Cut off what deleted pictures took on disk: SQLite's file and its log only grow otherwise."""
+        if self._engine.dialect.name == "sqlite":
+            with closing(self._engine.raw_connection()) as db, closing(db.cursor()) as cursor:  # outside transactions
+                cursor.execute("PRAGMA incremental_vacuum").fetchall()
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _is(table: sa.Table, job_id: str, position: int) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.job_id == job_id, table.c.position == position)
+
+
+def _in_hand(held: Held) -> sa.ColumnElement[bool]:
+    return sa.and_(_is(FILES, held.job_id, held.position), FILES.c.holder == held.holder, FILES.c.finished_s.is_(None))
+
+
+def _open(url: sa.URL) -> tuple[sa.Engine, sa.ColumnElement[float]]:
+    """Open the database; the second is its clock, in seconds since 1970."""
+    if url.get_backend_name() == "postgresql":
+        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+        return engine, sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        raise sa.exc.ArgumentError("neither sqlite:///FILE nor postgresql://HOST/DATABASE")
+    _make_private(Path(url.database))
+    engine = sa.create_engine(url, hide_parameters=True)
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine, (sa.func.julianday("now") - 2_440_587.5) * 86_400.0  # the Julian day of 1970-01-01
+
+
+def _make_private(path: Path) -> None:
+    """Make the file that pictures will lie in, for this user's eyes alone; SQLite gives its log the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where this file says, and take the write lock at once
+    for setting in (
+        f"busy_timeout = {BUSY_MS}",
+        "auto_vacuum = INCREMENTAL",  # counts for a new file only
+        "journal_mode = WAL",
+        "synchronous = FULL",  # what was accepted outlives a power cut
+        "foreign_keys = ON",
+        "secure_delete = ON",  # a deleted picture is overwritten
+    ):
+        connection.execute(f"PRAGMA {setting}")

@@ -1,0 +1,229 @@
+"""Durable jobs: many files in, one result for each, whatever is killed meanwhile.
+
+``submit`` returns when the files are safely written down; threads of every server on the same database work them off.
+All calls wait for the database: an event loop makes them in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from bones.service.job_store import Held, Json, Store
+from bones.service.problems import Problem
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES = 5
+"""A file that was in hand so often when its holder died is given up: it may well be what kills them."""
+POLL_S = 0.5
+"""How soon files that another machine accepted are seen."""
+RETRY_S = 2.0
+"""The pause after the database, or the pool of workers, was not there."""
+CLEAN_S = 60.0
+"""How often expired jobs are deleted."""
+
+State = Literal["queued", "running", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """One file of a job: ``result`` when it is done, ``error`` (problem details) when it failed."""
+
+    name: str
+    state: State
+    result: Json | None
+    error: Json | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job; times are in seconds since 1970, and at ``expires_s`` it is deleted."""
+
+    id: str
+    created_s: float
+    expires_s: float
+    files: tuple[FileStatus, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many files have ended, well or not."""
+        return sum(file.state in ("done", "failed") for file in self.files)
+
+    @property
+    def state(self) -> Literal["queued", "running", "done"]:
+        """Say whether it has begun, and whether every file has ended."""
+        if self.finished == len(self.files):
+            return "done"
+        return "running" if self.finished or any(file.state == "running" for file in self.files) else "queued"
+
+
+class Jobs:
+    """The line of jobs: give files in, ask for their results, and let ``start`` work them off.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``; None is a file of this user's.
+        threads: how many files are worked on here at once.
+        max_queued: how many files may wait, of all owners.
+        keep_hours: when a job is deleted, done or not.
+        lease_s: after how long another takes up the files of a server that died.
+
+    Raises:
+        SetupError: the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        threads: int = 1,
+        max_queued: int = 2000,
+        keep_hours: float = 24.0,
+        lease_s: float = 20.0,
+    ) -> None:
+        self.store = Store(url or default_url(), lease_s)
+        self.threads, self.max_queued, self.keep_s = threads, max_queued, keep_hours * 3600
+        self._in_hand: dict[str, Held] = {}
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._workers: list[threading.Thread] = []
+        self._housekeeper = threading.Thread(target=self._keep_house, name="jobs-housekeeper", daemon=True)
+
+    def submit(self, owner: str, files: Sequence[tuple[str, bytes]]) -> str:
+        """Accept files, each with its name, and return the job's id.
+
+        Raises:
+            Problem: too many wait already.
+        """
+        waiting = self.queued()
+        if waiting + len(files) > self.max_queued:
+            raise Problem("busy", f"{waiting} pictures wait already; come back later", retry_after_s=30)
+        job_id = self.store.add(owner, files, self.keep_s)
+        self._news.set()
+        return job_id
+
+    def status(self, job_id: str, owner: str) -> JobStatus | None:
+        """Say how far a job is, and give the results so far; None if this owner has no such job."""
+        found = self.store.read(job_id, owner)
+        if found is None:
+            return None
+        job, rows = found
+        files = tuple(FileStatus(row.name, _state(row), row.result, row.error) for row in rows)
+        return JobStatus(job.id, job.created_s, job.expires_s, files)
+
+    def delete(self, job_id: str, owner: str) -> bool:
+        """Delete a job, its pictures and its results; False if this owner has no such job."""
+        found = self.store.delete(job_id, owner)
+        if found:
+            self.store.give_back_space()
+        return found
+
+    def queued(self) -> int:
+        """Count the files, of all owners and servers, that have no result yet."""
+        return self.store.unfinished()
+
+    def start(self, work: Callable[[bytes], Json]) -> None:
+        """Work files off from now on: ``work`` gives a picture's result, and is called from several threads.
+
+        A ``Problem`` that it raises is the file's error; one of status 503 (busy, stopping) puts the file back.
+        """
+        self._workers = [
+            threading.Thread(target=self._work_off, args=(work,), name=f"jobs-{number}", daemon=True)
+            for number in range(self.threads)
+        ]
+        for thread in (*self._workers, self._housekeeper):
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish what is in hand, leave the rest queued, and close the database: this object is of no use any more."""
+        self._stopping.set()
+        self._news.set()
+        for thread in self._workers:
+            thread.join()
+        self._stopped.set()  # only now, for leases are renewed until the last result is written
+        if self._workers:
+            self._housekeeper.join()
+        self.store.close()
+
+    def _work_off(self, work: Callable[[bytes], Json]) -> None:
+        while not self._stopping.is_set():
+            try:
+                held = self.store.take()
+                if held is None:
+                    self._news.wait(POLL_S)
+                    self._news.clear()
+                    continue
+                self._in_hand[held.holder] = held
+                try:
+                    again = self._do(work, held)
+                finally:
+                    del self._in_hand[held.holder]
+                if again:
+                    self._stopping.wait(RETRY_S)
+            except sa.exc.SQLAlchemyError as error:
+                # The lease runs out if it was ours, so nothing is lost.
+                log.error("the jobs' database does not answer: %s", type(error).__name__)
+                self._stopping.wait(RETRY_S)
+
+    def _do(self, work: Callable[[bytes], Json], held: Held) -> bool:
+        """Look at one file and write its result down; True if it was put back."""
+        if held.tries > MOST_TRIES:
+            given_up = Problem("unusable-picture", f"the picture: its reader died {MOST_TRIES} times; export it again")
+            self.store.finish(held, error=given_up.details())
+            return False
+        try:
+            self.store.finish(held, result=work(held.picture))
+        except Problem as problem:
+            if problem.status_code == 503:
+                self.store.release(held)
+                return True
+            self.store.finish(held, error=problem.details())
+        except sa.exc.SQLAlchemyError:
+            raise
+        except Exception as error:
+            # Not its text: that may quote the picture.
+            places = "".join(traceback.format_tb(error.__traceback__))
+            log.error("job %s, file %d: %s\n%s", held.job_id, held.position, type(error).__name__, places)
+            failed = Problem("failed", "this should not have happened; the service's log says where")
+            self.store.finish(held, error=failed.details())
+        if self.queued() == 0:
+            self.store.give_back_space()
+        return False
+
+    def _keep_house(self) -> None:
+        """Renew the leases of what is in hand, and delete what has expired: at once, and from time to time."""
+        cleaned_s = -CLEAN_S
+        while True:
+            try:
+                for held in list(self._in_hand.values()):
+                    self.store.renew(held)
+                if time.monotonic() - cleaned_s >= CLEAN_S:
+                    cleaned_s = time.monotonic()
+                    if self.store.delete_expired():
+                        self.store.give_back_space()
+            except sa.exc.SQLAlchemyError as error:
+                log.error("the jobs' database does not answer: %s", type(error).__name__)
+            if self._stopped.wait(self.store.lease_s / 4):
+                return
+
+
+def _state(row: sa.Row[Any]) -> State:
+    if row.finished_s is not None:
+        return "done" if row.error is None else "failed"
+    return "running" if row.held else "queued"
+
+
+def default_url() -> str:
+    """Give the SQLite file of whoever runs the service: below XDG_STATE_HOME, or ~/.local/state."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return sa.URL.create("sqlite", database=str(state / "skiagram" / "jobs.sqlite")).render_as_string()
