@@ -1,8 +1,8 @@
 """Names for vertebra candidates, in anatomical order: the most probable naming given scores, spacing and the picture.
 
 A detector scores each candidate alone, so it mistakes a vertebra for its neighbour, finds one twice or not at all. Here
-all candidates of a film are named together: they are put in order along the spine's curve, and of all namings that rise
-level by level the most probable is taken, with each name's posterior probability.
+all candidates of a film are named together: they are put in order from the head down, and of all namings that rise
+level by level and step by step downwards the most probable is taken, with each name's posterior probability.
 
 Naming vertebrae together by a probabilistic chain is established (Glocker 2012, MICCAI; Buergin 2023, MICCAI, LNCS
 14228:483, has a hidden Markov model as its baseline), and so are T11, T13 and L6 as parts of the sequence (VERIDAH,
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from spine.config import LEVELS
 from spine.order_constants import FILM
@@ -28,6 +28,8 @@ NOTHING = 1e-3
 """Prior probability that a film with candidates shows no vertebra."""
 SIZE_SD = 0.35
 """Spread of the logarithm of a vertebra's size around its neighbours' median."""
+STEEPEST_DEGREES = 80.0
+"""No step down the spine leans more: 75 at most between the vertebrae of 597 AP films (AASCE), 79 of 1,947 CT (VID)."""
 _L5 = STATES.index("L5")
 _LEVEL_STATES = np.array([STATES.index(level) for level in LEVELS])
 
@@ -95,16 +97,31 @@ def name_vertebrae(
         none = np.zeros(0)
         return Naming((), none, np.zeros((0, len(LEVELS))), (), (), (), dict.fromkeys(ODD, 0.0), none.astype(np.int64))
     order, away, axis = along_spine(centres, sure)
-    evidence = model.scores.evidence(scores, sure) - _unlike(sizes, order)[:, None]
     ways = [(order, axis), (order[::-1], -axis)]
     if head is not None:
-        ways = ways[:1] if axis @ np.asarray(head, dtype=np.float64) <= 0 else ways[1:]
+        ways = [_from_head(centres, np.asarray(head, dtype=np.float64))]
     tried = []
     for way, down in ways:
+        evidence = model.scores.evidence(scores, sure) - _unlike(sizes, way)[:, None]
         ends = _ends(centres[way], down, picture_px)
-        tried.append((_decode(centres[way], evidence[:, way], away[way], ends, model), way))
+        tried.append((_decode(centres[way], down, evidence[:, way], away[way], ends, model), way))
     found, order = max(tried, key=lambda one: one[0].log_evidence)
     return _naming(found, order, centres, scores)
+
+
+def _from_head(
+    centres: Float64[np.ndarray, "n d"], head: Float64[np.ndarray, " d"]
+) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " d"]]:
+    """The candidates from the head's side on, and the direction of that order; other coordinates settle ties."""
+    down = -head / np.linalg.norm(head)
+    return np.lexsort((*centres.T, centres @ down)), down
+
+
+def _follows(centres: Float64[np.ndarray, "n d"], down: Float64[np.ndarray, " d"]) -> Bool[np.ndarray, "n n"]:
+    """Whether a spine may go on from one candidate (row) to another: downwards, not across the picture."""
+    step = centres[None] - centres[:, None]
+    steepest = np.cos(np.deg2rad(STEEPEST_DEGREES))
+    return np.asarray(step @ down > steepest * np.linalg.norm(step, axis=-1))
 
 
 def _checked(
@@ -154,6 +171,7 @@ def _ends(
 
 def _decode(
     centres: Float64[np.ndarray, "n d"],
+    down: Float64[np.ndarray, " d"],
     evidence: Float64[np.ndarray, "v n k"],
     away: Float64[np.ndarray, " n"],
     room: Float64[np.ndarray, " n"],
@@ -172,7 +190,7 @@ def _decode(
     scale = np.repeat(size * np.exp(spread * model.scale_sd), len(model.views))
     prior = np.outer(likely / likely.sum(), model.views).ravel()
     ratio, start, end = (np.tile(x, (model.scales, 1, 1)) for x in (ratio, start, end))
-    return decode(distance, ratio, scale, prior, model.steps, start, end, NOTHING)
+    return decode(distance, _follows(centres, down), ratio, scale, prior, model.steps, start, end, NOTHING)
 
 
 def _rough_scale(

@@ -3,7 +3,7 @@
 A hidden semi-Markov chain runs down the spine. Its states are levels; a step goes from one named candidate to the next
 and may pass over candidates (clutter, duplicates) and over levels (missed vertebrae). Sums and maxima over all namings
 are exact, by dynamic programming (Rabiner 1989, Proc. IEEE 77:257-286, section III). States rise strictly along the
-chain, so no naming in the lattice can break the order or give a name twice.
+chain, and steps go only where ``follows`` allows, so no naming can break the order or give a name twice.
 
 Arrays are indexed ``hypothesis, candidate, state``; hypotheses are of the spine's size and of which part of it shows.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy.lib.stride_tricks import sliding_window_view
 
 REACH = 4
@@ -63,6 +63,7 @@ class Decoded:
 
 def decode(
     distance: Float64[np.ndarray, "n n"],
+    follows: Bool[np.ndarray, "n n"],
     log_ratio: Float64[np.ndarray, "s n k"],
     scale: Float64[np.ndarray, " s"],
     prior: Float64[np.ndarray, " s"],
@@ -75,6 +76,7 @@ def decode(
 
     Args:
         distance: Between any two candidates; a scale times the unit of ``steps.log_length``.
+        follows: Whether a step may go from candidate i (row) to candidate j, which stands after it.
         log_ratio: Log likelihood of "candidate i is state k" over "candidate i is clutter", under each hypothesis.
         scale: The spine's size under each hypothesis.
         prior: The hypotheses' probabilities.
@@ -83,13 +85,16 @@ def decode(
         end: Probability that it is the last one; above nought.
         nothing: Probability that no candidate is a vertebra.
     """
-    likely, odd = _step_likelihoods(distance, scale, steps)
+    likely, odd = _step_likelihoods(distance, follows, scale, steps)
     log_start = np.log(start) + np.log(prior)[:, None, None]
     log_end = np.log(end)
-    forward = _sums(likely, log_ratio, log_start, steps.far)
-    backward = _sums(_turned(likely), log_ratio[:, ::-1, ::-1], log_end[:, ::-1, ::-1], steps.far[::-1, ::-1].T)
+    forward = _sums(likely, log_ratio, log_start, steps.far, follows)
+    backward = _sums(
+        _turned(likely), log_ratio[:, ::-1, ::-1], log_end[:, ::-1, ::-1], steps.far[::-1, ::-1].T,
+        follows[::-1, ::-1].T,
+    )  # fmt: skip
     backward = backward[:, ::-1, ::-1]  # includes the candidate's own evidence, as forward does
-    best, back = _best(likely, log_ratio, log_start, steps.far)
+    best, back = _best(likely, log_ratio, log_start, steps.far, follows)
     finish = forward + log_end
     log_nothing = float(np.log(nothing))
     total = float(np.logaddexp(_log_sum(finish), log_nothing))
@@ -124,13 +129,16 @@ def _odd_step(
 
 
 def _step_likelihoods(
-    distance: Float64[np.ndarray, "n n"], scale: Float64[np.ndarray, " s"], steps: Steps
+    distance: Float64[np.ndarray, "n n"],
+    follows: Bool[np.ndarray, "n n"],
+    scale: Float64[np.ndarray, " s"],
+    steps: Steps,
 ) -> tuple[Float64[np.ndarray, "n s w g k"], Float64[np.ndarray, "n s w"]]:
     """Probability of a step times the density of its length, from the REACH candidates before each, nearest last."""
     n = len(distance)
-    near = np.full((n, REACH), np.inf)
+    near, may = np.full((n, REACH), np.inf), np.zeros((n, REACH), bool)
     for w in range(1, min(REACH, n - 1) + 1):
-        near[w:, REACH - w] = np.diagonal(distance, w)
+        near[w:, REACH - w], may[w:, REACH - w] = np.diagonal(distance, w), np.diagonal(follows, w)
     length = np.clip(near[:, None, :] / scale[:, None], 1e-3, 1e3)
     log_length = np.log(length)
     z = (log_length[..., None, None] - steps.log_length) / steps.sd
@@ -138,7 +146,7 @@ def _step_likelihoods(
     z = (log_length - steps.odd_log_length) / steps.odd_sd
     odd = np.exp(-0.5 * z * z) * (steps.odd_weight / (np.sqrt(2 * np.pi) * steps.odd_sd)) / length
     likely[..., steps.odd_g, steps.odd_k] += odd
-    return likely, odd
+    return likely * may[:, None, :, None, None], odd * may[:, None]
 
 
 def _turned(likely: Float64[np.ndarray, "n s w g k"]) -> Float64[np.ndarray, "n s w g k"]:
@@ -158,21 +166,22 @@ def _sums(
     log_ratio: Float64[np.ndarray, "s n k"],
     log_start: Float64[np.ndarray, "s n k"],
     far: Float64[np.ndarray, "k k"],
+    follows: Bool[np.ndarray, "n n"],
 ) -> Float64[np.ndarray, "s n k"]:
     """Logarithm of the summed weight of all beginnings that end at a candidate and a state."""
     scales, n, states = log_ratio.shape
     _, _, reach, gaps, _ = likely.shape
     total = np.full((scales, n + reach, gaps + states), NEVER)  # margins: candidates and states that do not exist
-    before = np.full((scales, states), NEVER)  # summed over all candidates so far
+    near = np.empty((scales, reach, gaps + states))
+    sources = sliding_window_view(near, states, axis=2)[:, :, :gaps]  # sources[s, w, g, k]: what can step on to k
+    top = NEVER  # of all so far
     for i in range(n):
-        near = total[:, i : i + reach]
-        top = before.max()
-        weight = np.exp(near - top)
-        sources = sliding_window_view(weight, states, axis=2)[:, :, :gaps]
-        reached = np.einsum("swgk,swgk->sk", sources, likely[i]) + np.exp(before - top) @ far
+        np.exp(total[:, i : i + reach] - top, out=near)
+        before = np.exp(total[:, reach : reach + i, gaps:][:, follows[:i, i]] - top).sum(axis=1)
+        reached = np.einsum("swgk,swgk->sk", sources, likely[i]) + before @ far
         here = log_ratio[:, i] + np.logaddexp(log_start[:, i], _log(reached, top))
         total[:, i + reach, gaps:] = here
-        before = np.logaddexp(before, here)
+        top = max(top, here.max())
     return total[:, reach:, gaps:]
 
 
@@ -181,23 +190,23 @@ def _best(
     log_ratio: Float64[np.ndarray, "s n k"],
     log_start: Float64[np.ndarray, "s n k"],
     far: Float64[np.ndarray, "k k"],
+    follows: Bool[np.ndarray, "n n"],
 ) -> tuple[Float64[np.ndarray, "s n k"], Int64[np.ndarray, "s n k"]]:
     """Logarithm of the weight of the best such beginning, and candidate times states plus state it came from, or -1."""
     scales, n, states = log_ratio.shape
     _, _, reach, gaps, _ = likely.shape
     total = np.full((scales, n + reach, gaps + states), NEVER)
     back = np.full((scales, n, states), -1)
-    before, before_at = np.full((scales, states), NEVER), np.zeros((scales, states), dtype=np.int64)
-    state = np.arange(states)
+    near = np.empty((scales, reach, gaps + states))
+    sources = sliding_window_view(near, states, axis=2)[:, :, :gaps]
+    state, top = np.arange(states), NEVER
     for i in range(n):
-        top = before.max()
-        sources = sliding_window_view(np.exp(total[:, i : i + reach] - top), states, axis=2)[:, :, :gaps]
-        near = (sources * likely[i]).reshape(scales, reach * gaps, states)
-        near_at = near.argmax(axis=1)
+        before, before_at = _highest(total[:, reach : reach + i, gaps:], follows[:i, i])
+        np.exp(total[:, i : i + reach] - top, out=near)
+        steps = (sources * likely[i]).reshape(scales, reach * gaps, states)
+        near_at, by_near = steps.argmax(axis=1), steps.max(axis=1)
         distant = np.exp(before - top)[:, :, None] * far
-        distant_at = distant.argmax(axis=1)
-        by_near = np.take_along_axis(near, near_at[:, None], 1)[:, 0]
-        by_distant = np.take_along_axis(distant, distant_at[:, None], 1)[:, 0]
+        distant_at, by_distant = distant.argmax(axis=1), distant.max(axis=1)
         reached = _log(np.maximum(by_near, by_distant), top)
         w, g = np.divmod(near_at, gaps)
         near_from = (i - reach + w) * states + state - gaps + g
@@ -206,9 +215,19 @@ def _best(
         here = log_ratio[:, i] + np.maximum(log_start[:, i], reached)
         back[:, i] = np.where(log_start[:, i] >= reached, -1, came)
         total[:, i + reach, gaps:] = here
-        before_at = np.where(here > before, i, before_at)
-        before = np.maximum(before, here)
+        top = max(top, here.max())
     return total[:, reach:, gaps:], back
+
+
+def _highest(
+    total: Float64[np.ndarray, "s i k"], may: Bool[np.ndarray, " i"]
+) -> tuple[Float64[np.ndarray, "s k"], Int64[np.ndarray, "s k"]]:
+    """The highest weight of those candidates from which a step may come, and the number of that candidate."""
+    rows = np.flatnonzero(may)
+    if not len(rows):
+        shape = total.shape[0], total.shape[2]
+        return np.full(shape, NEVER), np.zeros(shape, dtype=np.int64)
+    return total[:, rows].max(axis=1), rows[total[:, rows].argmax(axis=1)]
 
 
 def _trace(
@@ -230,7 +249,7 @@ def _trace(
 
 def _log(weight: Float64[np.ndarray, "s k"], top: float) -> Float64[np.ndarray, "s k"]:
     """Logarithm of ``weight`` times e to the ``top``; NEVER for nought."""
-    return np.where(weight > 0, np.log(np.where(weight > 0, weight, 1.0)) + top, NEVER)
+    return np.asarray(np.log(weight, out=np.full_like(weight, NEVER), where=weight > 0) + top)
 
 
 def _log_sum(x: Float64[np.ndarray, "..."]) -> float:

@@ -29,7 +29,11 @@ def shifted(scores, row, by):
     scores[row] = np.roll(scores[row], by)
 
 
-def check_order(naming, n):
+def check_order(naming, n, centres=None, head=None):
+    """Names follow one another down the spine; with a head, each also lies further from it than the one before."""
+    if head is not None:
+        down = [-(np.asarray(head) @ centres[i]) for i in naming.head_first if naming.labels[i]]
+        assert all(a < b for a, b in pairwise(down))
     labels = [naming.labels[i] for i in naming.head_first if naming.labels[i]]
     places = [LEVELS.index(label) for label in labels]
     assert all(a < b for a, b in pairwise(places))
@@ -50,11 +54,20 @@ class TestWhateverIsGiven:
         centres = np.round(centres, data.draw(st.sampled_from([-1, 3])))  # coincident ones too
         scores = rng.random((n, 24)) ** data.draw(st.sampled_from([1, 20]))
         scores *= rng.random((n, 1)) < 0.9
-        naming = name_vertebrae(
-            centres, rng.random(n), scores, picture_px=(640, 288) if d == 2 else None,
-            head=data.draw(st.sampled_from([None, (0.0, -1.0, 0.0)[:d]])),
-        )  # fmt: skip
-        check_order(naming, n)
+        head = data.draw(st.sampled_from([None, (0.0, -1.0, 0.0)[:d]]))
+        naming = name_vertebrae(centres, rng.random(n), scores, picture_px=(640, 288) if d == 2 else None, head=head)
+        check_order(naming, n, centres, head)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 10**6))
+    def test_a_neck_full_of_false_finds_keeps_order_down_the_film(self, seed):
+        """A young network's: faint candidates in two columns and between them, wider than they are tall."""
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 16))
+        centres = np.stack([rng.choice([80.0, 310, 430], n) + rng.normal(0, 25, n), rng.uniform(230, 560, n)], axis=1)
+        scores = rng.random((n, 24)) ** 6 * rng.uniform(0.05, 0.3, (n, 1))
+        naming = name_vertebrae(centres, rng.uniform(40, 90, n), scores, picture_px=(640, 640))
+        check_order(naming, n, centres, (0.0, -1.0))
 
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 10**6), st.integers(1, 25))
@@ -65,6 +78,13 @@ class TestWhateverIsGiven:
         )
         check_order(naming, n)
         assert naming.raw_labels == ("",) * n
+
+    def test_no_step_goes_across_the_film(self):
+        """Two candidates side by side are no neighbours down a spine, whatever their scores say."""
+        centres = np.array([[200.0, 300], [420, 310]])
+        scores = np.zeros((2, 24))
+        scores[0, 10], scores[1, 11] = 0.9, 0.9
+        assert name_vertebrae(centres, None, scores).labels.count(None) == 1
 
     def test_nothing(self):
         naming = name_vertebrae(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 24)), np.zeros(0))
@@ -111,6 +131,14 @@ class TestTheFilmMayLieAnyhow:
         head = np.array([0.0, -1.0]) @ turn
         assert list(name_vertebrae(centres @ turn, None, scores, head=tuple(head)).labels) == names
         assert list(name_vertebrae(centres @ turn, None, scores, head=None).labels) == names
+
+    @pytest.mark.parametrize(("tilt", "bend"), [(-65, 15), (-40, 60), (0, 120), (40, 60), (65, 15)])
+    def test_tilted_and_bent_under_an_upright_head(self, tilt, bend):
+        centres, scores, names = film("T3", "L5", bend=bend)
+        shifted(scores, 6, -1)
+        a = np.deg2rad(tilt)
+        turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+        assert list(name_vertebrae(centres @ turn, None, scores).labels) == names
 
 
 class TestPlainMistakes:

@@ -1,6 +1,6 @@
 """The lattice against every naming written out one by one."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -51,14 +51,17 @@ def test_sums_and_maxima_are_those_over_all_namings(seed, n):
     rng = np.random.default_rng(seed)
     steps, points = _steps(rng), np.cumsum(rng.uniform(0.3, 2, n))
     distance = np.abs(points[:, None] - points)
+    follows = rng.random((n, n)) < rng.choice([0.4, 1.0])
     ratio = rng.normal(0, 2, (2, n, STATES))
     scale, prior = np.array([0.8, 1.3]), np.array([0.3, 0.7])
     start, end = rng.uniform(0.01, 1, (2, n, STATES)), rng.uniform(0.01, 1, (2, n, STATES))
-    found = decode(distance, ratio, scale, prior, steps, start, end, 0.01)
+    found = decode(distance, follows, ratio, scale, prior, steps, start, end, 0.01)
 
     total, posterior, shares, best = 0.01, np.zeros((n, STATES)), 0.01 * prior, (0.01, np.full(n, -1))
     for s in range(2):
         for who, what in _namings(n):
+            if not all(follows[a, b] for a, b in pairwise(who)):
+                continue
             both = prior[s] * start[s, who[0], what[0]] * end[s, who[-1], what[-1]]
             both *= np.exp(sum(ratio[s, i, k] for i, k in zip(who, what, strict=True)))
             one = both
@@ -85,7 +88,7 @@ def test_the_odd_step_is_weighed_apart():
     ratio = np.full((1, 2, STATES), -30.0)
     ratio[0, 0, 1], ratio[0, 1, 3] = 10.0, 10.0
     flat = np.full((1, 2, STATES), 0.2)
-    found = decode(distance, ratio, np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
+    found = decode(distance, np.ones((2, 2), bool), ratio, np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
     near, far = _step(steps, distance, 1.0, 0, 1, 1, 3)
     odd = steps.odd_weight * _density(1.1, steps.odd_log_length, steps.odd_sd)
     assert found.odd == pytest.approx(odd / (near + far), rel=1e-3)
@@ -96,7 +99,8 @@ def test_hundreds_of_sure_candidates_overflow_nothing():
     steps = _steps(np.random.default_rng(2))
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n))).astype(float)
     flat = np.full((1, n, STATES), 0.2)
-    found = decode(distance, np.full((1, n, STATES), 40.0), np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
+    always = np.ones((n, n), bool)
+    found = decode(distance, always, np.full((1, n, STATES), 40.0), np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
     assert np.isfinite(found.posterior).all()
     assert found.posterior.sum() == pytest.approx(STATES, abs=1e-6)  # so sure that no level is left out
     assert list(found.path[found.path >= 0]) == list(range(STATES))
