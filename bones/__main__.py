@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from bones.training_verbs import check, evaluate, export, train_verb
+from bones.training_verbs import check, evaluate, export, sweep_verb, train_verb
 from shared.cli import Answer, Voice, run_command
 from shared.cli_flags import Device, Flag, Precision, Quiet
 from shared.errors import SetupError
@@ -65,7 +65,7 @@ def predict(
         threads: CPU threads; 0 leaves it to the engine.
         voice: how to speak.
     """
-    from bones.batch import plan, predict_case, write_tables
+    from bones.batch import made_with, plan, predict_case, write_tables
     from bones.predict import Predictor
     from shared.cli_predict import predict_all
     from shared.report import Report
@@ -94,6 +94,7 @@ def predict(
         work=lambda item, predictor, part: predict_case(item, predictor),
         line=_line,
         voice=voice,
+        made_with=made_with,
         overwrite=overwrite,
         after=lambda predictor: write_tables(items, out, predictor.names),
     )
@@ -232,14 +233,18 @@ VERBS: dict[str, Callable[..., Answer]] = {
 }
 
 
+BUILT = {"train": train_verb, "sweep": sweep_verb}
+"""Verbs whose flags depend on what else stands on the command line."""
+
+
 def run(argv: list[str]) -> Answer | None:
     """Parse ``argv`` and do what it says; only the verb that is asked for is built, so that answers come at once."""
     verb = argv[0] if argv else ""
-    if verb == "train":
-        return tyro.cli(train_verb(argv[1:]), prog="bones train", args=argv[1:])
+    if verb in BUILT:
+        return tyro.cli(BUILT[verb](argv[1:]), prog=f"bones {verb}", args=argv[1:])
     if verb in VERBS:
         return tyro.cli(VERBS[verb], prog=f"bones {verb}", args=argv[1:])
-    verbs = {**VERBS, "train": train_verb([])}
+    verbs = {**VERBS, **{name: build([]) for name, build in BUILT.items()}}
     description = f"{TASKS['bones'].summary}. Research software, not a medical device."
     answer: Answer = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="bones", description=description, args=argv or ["--help"]

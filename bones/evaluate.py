@@ -166,15 +166,20 @@ def choose(
 
 
 def _labelled(data: Path, part: str, *told: Any) -> tuple[Sequence[Case], Mapping[str, str]]:
-    """Return those cases of which it is known where fractures are; that there is none is known too."""
+    """Return those cases of a part that are labelled, as `choose`."""
     report: Report = told[-1]
     cases, groups = choose(data, part, *told)
-    usable = [case for case in cases if case.boxes is not None or case.fractured is False]
+    usable = [case for case in cases if is_labelled(case)]
     if not usable:
         raise SetupError(f"{data}: has no boxes for {part}; a detector is scored on pictures with boxes")
     if left := len(cases) - len(usable):
         report.findings.append(f"{left} of {len(cases)} pictures have no labels and are left out")
     return usable, groups
+
+
+def is_labelled(case: Case) -> bool:
+    """Say whether it is known where its fractures are; that there is none is known too."""
+    return case.boxes is not None or case.fractured is False
 
 
 def evaluate_cases(

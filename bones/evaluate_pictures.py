@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from bones.evaluate_gate import Decided, GateScores
@@ -114,6 +115,9 @@ def draw_distribution(scores: Scores, path: Path) -> None:
     middle.set_xlim(0, 1)
     right.scatter(sides, ious, s=14, alpha=0.7, linewidths=0, color=COLOURS[0])
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:.0f}")
+    right.xaxis.set_minor_formatter("")
     _plain(right, "the same by the size of the true box", "square root of its area, px", "IoU")
     right.set_ylim(-0.02, 1.02)
     _save(figure, path)

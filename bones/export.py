@@ -13,18 +13,21 @@ from torch import nn
 from bones.cases import Case
 from bones.config import Config
 from bones.decode import YOLO_SELECTION, Selection
+from bones.evaluate import evaluate_cases, from_model, is_labelled, note_model, points_of
+from bones.evaluate_gate import GateScores, evaluate_gate
 from bones.gate import GateSettings
 from bones.model import build
 from bones.predict import METADATA_VERSION, OPERATING_POINTS, Gate, Predictor
 from bones.preprocess import fit
+from bones.scores import Scores
 from bones.scoring import FALSE_BOXES_PER_PICTURE, bone_iou, choose_operating_points, compare
+from bones.splitting import group_cases
 from bones.train import choose_cases
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
 from shared.export import export_onnx, quantise, update_metadata
 from shared.io.radiograph import read_radiograph
-from shared.io.tables import write_json
-from shared.metrics.detection import average_precision, coco_scores, match
+from shared.metrics.detection import average_precision, match
 from shared.report import Report, git_commit, product_version, recorded
 
 CALIBRATED = 24  # pictures that INT8 ranges are taken from
@@ -177,21 +180,20 @@ class DetectorExport:
 
 def finish(
     run: Path, *, device: str = "auto", on_case: Callable[[int, str], None] = lambda done, case: None
-) -> tuple[Path, Mapping[str, float]]:
-    """Export a run to ``RUN/model.onnx`` and score it on the run's held-out cases into ``RUN/scores``."""
+) -> tuple[Path, Scores | GateScores]:
+    """Export a run to ``RUN/model.onnx`` and score it, without a gate, on the run's held-out cases: ``RUN/scores``."""
     model = export_run(run, run / "model.onnx", provenance=f"the run {run.name}")
     config = load_config(Config, run / "config.json")
-    held_out = choose_cases(config, run, None, None).validation
+    held_out, out = choose_cases(config, run, None, None).validation, run / "scores"
     report = Report("bones", "evaluate", {"model": model, "split": "validation", "device": device})
-    with recorded(report, run / "scores" / "report.json"):
-        report.use_model(model)
+    with recorded(report, out / "report.json"):
         if config.network == "gate":
-            scores = {"iou": GateExport(config).score(model, held_out)}
-        else:
-            scores = coco_scores(compare(Predictor(model, device, gate="none"), held_out, on_case))
-        write_json(scores, run / "scores" / "scores.json")
-        report.results = {"scores": scores}
-    return model, scores
+            return model, evaluate_gate(model, held_out, out, report, device, on_case=on_case)
+        predictor = Predictor(model, device, gate="none")
+        note_model(report, predictor)
+        cases = [case for case in held_out if is_labelled(case)]
+        points, groups = points_of(predictor), group_cases(cases)
+        return model, evaluate_cases(from_model(predictor), points, cases, groups, out, report, on_case)
 
 
 def squares(cases: Iterable[Case], size_px: int) -> list[np.ndarray]:

@@ -1,12 +1,12 @@
-"""The verbs of training: check, train, evaluate, export. Heavy imports happen inside them."""
+"""The verbs of training: check, train, evaluate, export, sweep. Heavy imports happen inside them."""
 
 import itertools
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from shared.cli import Answer, Voice
 from shared.cli_flags import Device, Flag, Quiet
@@ -14,6 +14,7 @@ from shared.errors import SetupError
 
 PresetName = Literal["smoke", "lite", "best", "reference", "reference-gate", "lite-gate"]
 Network = Literal["gate", "detector"]
+Kind = Literal["ssd300_vgg16", "yolo", "maskrcnn", "segnet", "unet"]
 
 
 def train_verb(argv: list[str]) -> Callable[..., Answer]:
@@ -118,10 +119,9 @@ def _train(config: Any, folder: Path, source: dict[str, Any], finish: bool, voic
         model, scores = export_and_score(
             folder, device=config.training.device, on_case=lambda done, case: update(done, case)
         )
-    for metric, value in scores.items():
-        voice.say(f"{metric:12} {value:.3f}")
+    _tell_scores(scores.means(), voice)
     voice.say(f"{model}, scored on the held-out pictures: {folder / 'scores'}")
-    return Answer({"run": folder, "config": config, "model": model, "scores": scores})
+    return Answer({"run": folder, "config": config, "model": model, "scores": scores.summary()})
 
 
 def check(data: Positional[Path], /, voice: Quiet = Voice()) -> Answer:
@@ -229,3 +229,92 @@ def export(
     export_run(run, out, int8=int8, provenance=provenance)
     voice.say(f"wrote {out}")
     return Answer({"model": out})
+
+
+def sweep_verb(argv: list[str]) -> Callable[..., Answer]:
+    """Build the verb ``sweep``; the settings of every run start from the preset in ``argv``."""
+    from bones.config import PRESETS, Config, Sampling
+    from shared.config import apply_preset
+    from shared.training_settings import TrainingSettings
+
+    flags = dict(itertools.pairwise(argv)) | dict(a.split("=", 1) for a in argv if "=" in a)
+    part = "gate" if flags.get("--task") == "gate" else "detector"
+    preset_name = "reference-gate" if part == "gate" else "reference"
+    chosen = apply_preset(Config(), PRESETS.get(flags.get("--preset", preset_name), {}) | {"network": part})
+    kind = type(getattr(chosen, part))
+
+    def sweep(
+        task: Network = "detector",
+        data: Path | None = None,
+        sizes: tuple[int, ...] = (),
+        lr: tuple[float, ...] = (),
+        epochs: tuple[int, ...] = (),
+        kinds: tuple[Kind, ...] = (),
+        preset: PresetName | None = None,
+        split_file: Path | None = None,
+        classes: tuple[str, ...] = (),
+        init: Path | None = None,
+        out: Path | None = None,
+        cache: Path | None = None,
+        settings: Annotated[kind, arg(name=part)] = getattr(chosen, part),  # type: ignore[valid-type]
+        sampling: Sampling = chosen.sampling,
+        training: TrainingSettings = chosen.training,
+        validation_fraction: float = chosen.validation_fraction,
+        phantoms: int = chosen.phantoms,
+        voice: Quiet = Voice(),
+    ) -> Answer:
+        """Train and score every combination of sizes, rates, epochs and networks; go on with what is missing.
+
+        Args:
+            task: which of the two networks.
+            data: folder of labelled radiographs; phantoms that it makes itself if left out.
+            sizes: sides of the network's square input, px; the preset's if left out, as for the next three.
+            lr: learning rates.
+            epochs: how many epochs.
+            kinds: networks; of gates segnet and unet if left out.
+            preset: what every run starts from; reference, or reference-gate, if left out.
+            split_file: which pictures are for what; else the data set's or a seeded split.
+            classes: NAME=LABEL, which class of the data set is which label.
+            init: weights to start from, an earlier run or a file; a gate is then trained without them too.
+            out: folder of all runs; runs/bones/sweep-TASK if left out.
+            cache: folder for pictures as they were read; in --out if left out.
+            settings: of the network, in every run.
+            sampling: what is done to training pictures, after the split.
+            training: of the training itself.
+            validation_fraction: share of the groups held out where the data set has no split.
+            phantoms: how many phantoms to make where no data folder is given.
+            voice: how to speak.
+        """
+        diff = {
+            part: settings, "sampling": sampling, "training": training, "validation_fraction": validation_fraction,
+            "phantoms": phantoms,
+        }  # fmt: skip
+        lists = {"sizes": sizes, "rates": lr, "epochs": epochs, "kinds": kinds, "init": init}
+        source = {"data": data, "split": split_file, "cache": cache, "classes": _pairs(classes)}
+        return _sweep(apply_preset(chosen, diff), lists, out or Path(f"runs/bones/sweep-{task}"), source, voice)
+
+    return sweep
+
+
+def _sweep(config: Any, lists: dict[str, Any], folder: Path, source: dict[str, Any], voice: Voice) -> Answer:
+    """Train and score all arms, and print the table."""
+    from bones.sweep import arms_of, sweep, table_cells
+
+    arms = arms_of(config, **lists)
+    with voice.progress("sweep") as update:
+
+        def on_progress(step: int, total: int, loss: float) -> None:
+            update(step, f"step {step} of {total}, loss {loss:.3f}", total)
+
+        rows = sweep(arms, folder, **source, on_progress=on_progress, say=voice.say)
+    if not rows:
+        return Answer()
+    from rich.table import Table
+
+    titles, cells = table_cells(rows, config.network)
+    table = Table(*titles)
+    for row in cells:
+        table.add_row(*row)
+    voice.say(table)
+    voice.say(f"sweep.csv, sweep.json and sweep.png in {folder}")
+    return Answer({"out": folder, "runs": rows})
