@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -67,3 +68,25 @@ def end_with_parent(_worker: int = 0) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def serve_parent(_worker: int = 0) -> None:
+    """Make this worker end with its parent, and leave Ctrl-C and SIGTERM to it.
+
+    A terminal, ``kill -TERM -GROUP`` and Slurm tell every process of a run to stop; a parent whose workers heeded that
+    could not finish what it is at. Only a SIGTERM from the parent itself (or SIGKILL) ends this worker before it.
+    """
+    parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Before any thread is made, for those inherit it: what one thread does not block is not waited for in another.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+        def listen() -> None:
+            while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+                pass
+            os._exit(0)
+
+        threading.Thread(target=listen, daemon=True).start()
+    end_with_parent()

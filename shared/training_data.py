@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shared.parallel import end_with_parent
+from shared.parallel import serve_parent
 from shared.training_settings import TrainingSettings
 
 
@@ -64,7 +64,7 @@ def batches(
         persistent_workers=settings.workers > 0,
         pin_memory=torch.cuda.is_available() and settings.device != "cpu",
         collate_fn=collate,
-        worker_init_fn=end_with_parent,  # torch's own watch sees nothing where a fork server starts the workers
+        worker_init_fn=serve_parent,  # torch's own watch sees nothing where a fork server starts the workers
         generator=torch.Generator(),  # the loader's own seed is not used, and is not to be drawn from the network's
     )
     return iter(loader)

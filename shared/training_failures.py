@@ -31,7 +31,7 @@ class WorkerError(SkiagramError):
 class Interrupt:
     """Turns Ctrl-C and SIGTERM (Slurm's, Docker's) into a wish that the loop grants after its step.
 
-    A second Ctrl-C stops at once. Data workers, which inherit the handler, ignore the first and go on to serve.
+    A second Ctrl-C stops at once. Data workers leave both to this process (``shared.parallel.serve_parent``).
     """
 
     def __init__(self) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from shared.errors import SetupError
-from shared.parallel import spread
+from shared.parallel import serve_parent, spread
 
 
 def process_of(item):
@@ -43,7 +44,7 @@ def test_what_a_worker_raises_is_raised():
 
 ORPHANS = """
 import sys, time
-from shared.parallel import spread
+from shared.parallel import serve_parent, spread
 sys.path.insert(0, sys.argv[1])
 from test_parallel import tell_and_wait
 if __name__ == "__main__":
@@ -74,6 +75,31 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(worker) for worker in workers)
+
+
+def echo(pipe):
+    serve_parent()
+    pipe.send(os.getpid())
+    while True:
+        pipe.send(pipe.recv())
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_worker_leaves_it_to_its_parent_to_stop(start):
+    """A terminal and Slurm tell every process of a run, whose last step still needs its workers."""
+    context = multiprocessing.get_context(start)
+    here, there = context.Pipe()
+    worker = context.Process(target=echo, args=(there,), daemon=True)
+    worker.start()
+    pid = str(here.recv())
+    for name in ("-INT", "-TERM", "-TERM"):
+        subprocess.run(["/bin/kill", name, pid], check=True)
+    here.send("still there?")
+    assert here.poll(30)
+    assert here.recv() == "still there?"
+    worker.terminate()  # by its parent, as multiprocessing does when that ends
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def alive(process):
