@@ -19,7 +19,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps
 
 from shared.io.radiograph import read_radiograph
-from shared.parallel import end_with_parent
+from shared.parallel import serve_parent
 from spine.cases import Film, read_labels
 from spine.config import LEVELS, Config
 from spine.offline import offline_ultralytics
@@ -251,5 +251,5 @@ def training_loader(
     return InfiniteDataLoader(
         dataset=films, batch_size=batch, sampler=sampler, num_workers=workers, collate_fn=films.collate_fn,
         pin_memory=torch.cuda.is_available(), prefetch_factor=4 if workers else None,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=serve_parent,
     )  # fmt: skip
