@@ -34,7 +34,7 @@ def plan(inputs: Sequence[Path], out: Path) -> list[Item]:
     """Find the pictures and name their results: the same names out.
 
     Raises:
-        SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
+        SetupError: nothing to do.
     """
     return plan_results(inputs, is_radiograph, out, (".png", ".json"), (COCO, REPORT))
 
@@ -73,12 +73,20 @@ def result_json(file: str, found: GatedDetections, predictor: Predictor) -> dict
         "file": file,
         "width_px": found.width_px,
         "height_px": found.height_px,
-        "model_sha256": predictor.sha256,
         "engine": predictor.engine,
-        "operating_point": predictor.operating_point,
-        "threshold": predictor.threshold,
+        **made_with(predictor),
         "gate": found.gate and gate_entry(found.gate),
         "detections": detection_entries(found),
+    }
+
+
+def made_with(predictor: Predictor) -> dict[str, Any]:
+    """Return what decides on a result, as it stands in its JSON; ``gate_sha256`` is null where there is no gate."""
+    return {
+        "model_sha256": predictor.sha256,
+        "gate_sha256": predictor.gate and predictor.gate.sha256,
+        "operating_point": predictor.operating_point,
+        "threshold": predictor.threshold,
     }
 
 

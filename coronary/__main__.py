@@ -65,14 +65,14 @@ def predict(
         threads: CPU threads; 0 leaves it to the engine.
         voice: how to speak.
     """
-    from coronary.batch import Options, plan, predict_case
+    from coronary.batch import Options, made_with, plan, predict_case
     from coronary.predict import Predictor
     from shared.cli_predict import predict_all
     from shared.report import Report
 
     if not inputs:
         raise SetupError("no scan was named; give files or folders")
-    options = Options(series, dicom_seg)
+    options = Options(series, dicom_seg, any_scan)
     arguments = {
         "inputs": inputs, "out": out, "device": device, "precision": precision, "overwrite": overwrite,
         "series": series, "dicom_seg": dicom_seg, "any_scan": any_scan, "threads": threads,
@@ -87,6 +87,7 @@ def predict(
         ),
         line=_line,
         voice=voice,
+        made_with=lambda predictor: made_with(predictor, options),
         overwrite=overwrite,
     )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coronary.predict import Predictor, Progress
 from coronary.tree import Tree, measure
-from shared.cohort import Input, Item, Outcome, collect_inputs
+from shared.cohort import Input, Item, Outcome, collect_inputs, something_to_do
 from shared.errors import SetupError
 from shared.io.atomic import whole
 from shared.io.volume import is_volume, read_volume
@@ -26,23 +27,24 @@ DISCLAIMER = "Research software, not a medical device."
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to write, and which series of a DICOM folder to read."""
+    """What to write, which series of a DICOM folder to read, and whether scans without contrast are segmented."""
 
     series: str | None = None
     dicom_seg: bool = False
+    any_scan: bool = False
 
 
 def plan(inputs: Sequence[Path], out: Path, options: Options) -> list[Item]:
-    """Find the scans and name their results: the same names out.
+    """Find the scans and name their results: the same names out. Refused are scans that would be written to one name.
 
     Raises:
-        SetupError: nothing to do, or two inputs would be written to one name.
+        SetupError: nothing to do.
     """
     found = collect_inputs(inputs, _is_scan, out=out)
     for option, wanted in (("--series", options.series), ("--dicom-seg", options.dicom_seg)):
         if wanted and not any(_is_dicom(entry.path) for entry in found if entry.path.exists()):
             raise SetupError(f"{option}: none of the inputs is a DICOM folder or .zip; leave it out")
-    return [_item(entry, out, options) for entry in found]
+    return something_to_do([_item(entry, out, options) for entry in found])
 
 
 def _is_scan(path: Path) -> bool:
@@ -57,6 +59,8 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _item(found: Input, out: Path, options: Options) -> Item:
+    if found.refused:
+        return Item(found.path, (), refused=found.refused)
     name = found.path.name.lower()
     suffix = next((s for s in MASK_SUFFIXES if found.path.is_file() and name.endswith(s)), ".nii.gz")
     base = out / found.name
@@ -78,7 +82,7 @@ def predict_case(item: Item, predictor: Predictor, options: Options, progress: P
     segmentation = predictor(volume, stage=watch.stage, progress=progress)
     with watch.stage("tree"):
         tree = measure(segmentation)
-    made_by = {"model_sha256": predictor.session.sha256, "engine": predictor.engine, "precision": predictor.precision}
+    made_by = {"engine": predictor.engine, **made_with(predictor, options)}
     write_outputs(item, volume, segmentation, tree, options, watch, made_by)
     return Outcome(
         findings=(*volume.source.notes, *segmentation.findings, *tree.notes),
@@ -92,6 +96,16 @@ def predict_case(item: Item, predictor: Predictor, options: Options, progress: P
     )
 
 
+def made_with(predictor: Predictor, options: Options) -> dict[str, Any]:
+    """Return what decides on a result, as it stands in the tree's JSON."""
+    return {
+        "model_sha256": predictor.session.sha256,
+        "precision": predictor.precision,
+        "series": options.series,
+        "any_scan": options.any_scan,
+    }
+
+
 def write_outputs(
     item: Item,
     volume: Volume,
@@ -99,7 +113,7 @@ def write_outputs(
     tree: Tree,
     options: Options,
     watch: Stopwatch,
-    made_by: Mapping[str, str] | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> None:
     """Write mask, tree, mesh, preview and DICOM SEG, each whole or not at all; the tree's JSON names ``made_by``."""
     mask_path, json_path, csv_path, preview_path, *dicom_seg = item.outputs

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from shared.cli import Answer, Voice
 from shared.cohort import CohortResult, Item, Outcome, Record, run_cohort
-from shared.report import Report, recorded
+from shared.report import Report, plain, recorded
 
 
 class Loaded(Protocol):
@@ -50,6 +51,7 @@ def predict_all(
     line: Callable[[Record], str],
     voice: Voice,
     *,
+    made_with: Callable[[P], Mapping[str, Any]] = lambda predictor: {},
     overwrite: bool = False,
     after: Callable[[P], Sequence[Path]] = lambda predictor: (),
 ) -> Answer:
@@ -63,6 +65,8 @@ def predict_all(
         work: reads one input and writes its results.
         line: says in one line what became of an input that is done.
         voice: how to speak.
+        made_with: settings that decide what a result holds, as they stand in its JSON file; what was made with other
+            ones is done again.
         overwrite: do again what is done.
         after: writes what concerns all inputs together, and returns these files.
 
@@ -73,11 +77,19 @@ def predict_all(
         with report.stage("load model"):
             predictor = load()
         _note(report, predictor)
+        settings = made_with(predictor)
+        changed = {item: said for item in items if item.is_done and (said := differences(item, settings))}
         with voice.progress(report.task, total=len(items)) as update:
             done = 0
 
             def part(share: float) -> None:
                 update(done + share, items[done].path.name)
+
+            def started(item: Item) -> None:
+                if item in changed and not overwrite:
+                    said = f"{item.path}: done again, was made with other settings: {', '.join(changed[item])}"
+                    report.findings.append(said)
+                    voice.say(said)
 
             def ended(record: Record) -> None:
                 nonlocal done
@@ -89,7 +101,10 @@ def predict_all(
                 else:
                     voice.say(line(record) if record.status == "done" else f"{record.item.path}: {record.status}")
 
-            result = run_cohort(items, lambda item: work(item, predictor, part), overwrite=overwrite, on_end=ended)
+            result = run_cohort(
+                items, lambda item: work(item, predictor, part),
+                overwrite=overwrite, again=changed.__contains__, on_start=started, on_end=ended,
+            )  # fmt: skip
         _note(report, predictor)  # what is loaded on first use is known now
         report.outputs.extend(after(predictor))
         report.exit_status = result.exit_status
@@ -98,6 +113,29 @@ def predict_all(
             print(f"error: {report.failures[-1]}", file=sys.stderr)
     _tell(result, out, predictor, voice)
     return Answer(report.as_dict(), result.exit_status)
+
+
+def differences(item: Item, settings: Mapping[str, Any]) -> list[str]:
+    """Say which settings in the JSON file of a result are other ones now; empty where all are the same."""
+    result = next((path for path in item.outputs if path.suffix == ".json"), None)
+    if result is None:
+        return []
+    try:
+        content = dict(json.loads(result.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return [f"{result.name} cannot be read"]
+    wanted = plain(settings)
+    return [
+        f"{name} {_short(content.get(name))}, now {_short(value)}"
+        for name, value in wanted.items()
+        if content.get(name) != value
+    ]
+
+
+def _short(value: Any) -> str:
+    """Say a setting's value; of a hash its beginning."""
+    text = "none" if value is None else str(value)
+    return f"{text[:8]}..." if len(text) == 64 else text
 
 
 def _note(report: Report, predictor: Loaded) -> None:
@@ -112,4 +150,4 @@ def _tell(result: CohortResult, out: Path, predictor: Loaded, voice: Voice) -> N
         f"({predictor.engine} on {predictor.device}, {predictor.precision})"
     )
     if counts["skipped"]:
-        voice.say("skipped were there already, with whatever settings made them; --overwrite makes them again")
+        voice.say("skipped were there already, made with these settings; --overwrite makes them again")

@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,19 @@ SUFFIXES = (
 """What is cut from an input's name; anything else after a dot is part of the name (``1.2.840.4711``)."""
 
 
+NO_INPUT = ("no input in this folder", "name the folder that holds the scans or pictures")
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file or folder to work on, and the ``name`` its outputs share: its own, without suffix, sub-folders kept."""
+    """A file or folder to work on, and the ``name`` its outputs share: its own, without suffix, sub-folders kept.
+
+    ``refused`` says why it cannot be worked on, and what to do.
+    """
 
     path: Path
     name: str
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,13 @@ class Item:
 
     An item is done when all its ``outputs`` exist; as each is written whole or not at all, existing is enough. The
     work writes the ``optional`` ones before the last of ``outputs``, or a killed run would pass for done without them.
+    One that is ``refused`` (why, and what to do) has no outputs, and fails.
     """
 
     path: Path
     outputs: tuple[Path, ...]
     optional: tuple[Path, ...] = ()
+    refused: tuple[str, str] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -102,18 +111,24 @@ def plan_results(
 ) -> list[Item]:
     """Find the inputs and name their results, ``out/NAME`` with each of ``ends``; ``own`` are files of the run itself.
 
+    Refused are inputs that would be written to one name, or to a name of the run's own files.
+
     Raises:
-        SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
+        SetupError: nothing to do.
     """
+    reserved = [out / name for name in own]
     items = []
     for found in collect_inputs(inputs, accepts, out=out):
         outputs = tuple(out / f"{found.name}{end}" for end in ends)
-        for path in outputs:
-            if path in [out / name for name in own]:
-                raise SetupError(f"{found.path}: its result would be the run's own {path.name}; rename it")
-            if path.is_dir():
-                raise SetupError(f"{path}: is a folder, where the result of {found.path} belongs; give another --out")
-        items.append(Item(found.path, outputs))
+        refused = found.refused or _taken(outputs, reserved)
+        items.append(Item(found.path, (), refused=refused) if refused else Item(found.path, outputs))
+    return something_to_do(items)
+
+
+def something_to_do(items: list[Item]) -> list[Item]:
+    """Return the items, unless all of them are refused: then the command is wrong, and SetupError says why."""
+    if items and all(item.refused for item in items):
+        raise SetupError("; ".join(f"{item.path}: {', '.join(item.refused or ())}" for item in items[:3]))
     return items
 
 
@@ -122,14 +137,16 @@ def run_cohort(
     work: Callable[[Item], Outcome],
     *,
     overwrite: bool = False,
+    again: Callable[[Item], bool] = lambda item: False,
     on_start: Callable[[Item], None] = lambda item: None,
     on_end: Callable[[Record], None] = lambda record: None,
 ) -> CohortResult:
     """Do ``work`` on every item that is not done yet, one after another, and go on after a failure.
 
     ``work`` writes the item's outputs, each whole or not at all; being a plain function of a plain item, it can as
-    well be sent elsewhere (see ``attempt``). With ``overwrite`` what is done is done again. Ctrl-C and SetupError
-    (which would meet every item alike) stop the run; what was done by then stands in the result.
+    well be sent elsewhere (see ``attempt``). What is done is done ``again`` where that is so of the item, and with
+    ``overwrite`` anyway. Ctrl-C and SetupError (which would meet every item alike) stop the run; what was done by then
+    stands in the result.
 
     Raises:
         SetupError: two items would write the same file, or one would write over an input; before any work.
@@ -138,7 +155,7 @@ def run_cohort(
     records: list[Record] = []
     try:
         for item in items:
-            if item.is_done and not overwrite:
+            if item.is_done and not overwrite and not again(item):
                 record = Record(item, "skipped")
             else:
                 on_start(item)
@@ -157,6 +174,8 @@ def attempt(item: Item, work: Callable[[Item], Outcome]) -> Record:
     """
     begin = time.perf_counter()
     try:
+        if item.refused is not None:
+            raise InputError(item.path, *item.refused)
         _check_there(item.path)
         _clear(item)
         outcome = work(item)
@@ -182,28 +201,42 @@ def collect_inputs(paths: Sequence[Path], is_input: Callable[[Path], bool], *, o
 
     A folder for which ``is_input`` holds (a DICOM series) is one input; any other is searched, sub-folders kept in
     the names. A file that was named is an input whatever ``is_input`` says: its reader will say what is wrong with
-    it. Hidden files, and the folder ``out``, are passed over.
+    it. Hidden files, and the folder ``out``, are passed over. Refused are a folder without any input, and inputs of
+    the same name.
 
     Raises:
-        SetupError: a folder without any input, two inputs of the same name, or ``out`` is one of the folders.
+        SetupError: ``out`` is one of the folders.
     """
     found: dict[Path, Input] = {}
     for path in paths:
         if out is not None and path.is_dir() and _real(path) == _real(out):
             raise SetupError(f"{path}: is both input and output folder; give another folder with --out")
-        here = _inputs_of(path, is_input, out)
-        if not here:
-            raise SetupError(f"{path}: no input in this folder; name the folder that holds the scans or pictures")
-        for entry in here:
+        for entry in _inputs_of(path, is_input, out) or [Input(path, _stem(path), NO_INPUT)]:
             found.setdefault(_real(entry.path), entry)
-    taken: dict[str, Input] = {}
+    named: dict[str, list[Input]] = {}
     for entry in found.values():
-        other = taken.setdefault(entry.name, entry)
-        if other is not entry:
-            raise SetupError(
-                f"{other.path} and {entry.path}: both would be written as {entry.name}; rename one or run them apart"
-            )
-    return list(found.values())
+        if entry.refused is None:
+            named.setdefault(entry.name, []).append(entry)
+    return [_alone(entry, named.get(entry.name, [])) for entry in found.values()]
+
+
+def _alone(entry: Input, namesakes: Sequence[Input]) -> Input:
+    """Refuse an input whose results would be those of another too: neither is to be written over in silence."""
+    others = [str(other.path) for other in namesakes if other is not entry]
+    if entry.refused or not others:
+        return entry
+    problem = f"would be written as {entry.name}, and {', '.join(others[:3])} too"
+    return replace(entry, refused=(problem, "rename one or run them apart"))
+
+
+def _taken(outputs: Sequence[Path], reserved: Sequence[Path]) -> tuple[str, str] | None:
+    """Say why an input cannot have these outputs, or None."""
+    for path in outputs:
+        if path in reserved:
+            return f"its result would be the run's own {path.name}", "rename it"
+        if path.is_dir():
+            return f"its result belongs where there is the folder {path}", "give another --out"
+    return None
 
 
 def check_outputs(items: Sequence[Item]) -> None:

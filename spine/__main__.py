@@ -65,7 +65,7 @@ def predict(
     """
     from shared.cli_predict import predict_all
     from shared.report import Report
-    from spine.batch import plan, predict_case, write_tables
+    from spine.batch import made_with, plan, predict_case, write_tables
     from spine.predict import Predictor
 
     if not inputs:
@@ -87,7 +87,7 @@ def predict(
     return predict_all(
         Report("spine", "predict", arguments), items, out, load,
         lambda item, predictor, part: predict_case(item, predictor),
-        _line, voice, overwrite=overwrite, after=lambda predictor: write_tables(items, out),
+        _line, voice, made_with=made_with, overwrite=overwrite, after=lambda predictor: write_tables(items, out),
     )  # fmt: skip
 
 

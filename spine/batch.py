@@ -34,7 +34,7 @@ def plan(inputs: Sequence[Path], out: Path) -> list[Item]:
     """Find the films and name their results: the same names out.
 
     Raises:
-        SetupError: nothing to do, two inputs would be written to one name, or one to a name of the run's own files.
+        SetupError: nothing to do.
     """
     return plan_results(inputs, is_radiograph, out, (".mask.png", ".png", ".json"), (COCO, REPORT))
 
@@ -89,8 +89,8 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
         "file": file,
         "width_px": found.width_px,
         "height_px": found.height_px,
-        "model_sha256": predictor.sha256,
         "engine": predictor.engine,
+        **made_with(predictor),
         "vertebrae": [
             {
                 "label": label,
@@ -109,6 +109,11 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
             for change in found.changed
         ],
     }
+
+
+def made_with(predictor: Predictor) -> dict[str, Any]:
+    """Return what decides on a result, as it stands in its JSON."""
+    return {"model_sha256": predictor.sha256, "operating_point": predictor.operating_point.model_dump()}
 
 
 def label_picture(found: SpineResult) -> UInt8[np.ndarray, "y x"]:

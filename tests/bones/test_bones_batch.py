@@ -13,8 +13,8 @@ from shared.errors import InputError, SetupError
 from shared.report import sha256_of
 
 FIELDS = {
-    "schema_version", "file", "width_px", "height_px", "model_sha256", "engine", "operating_point", "threshold",
-    "gate", "detections",
+    "schema_version", "file", "width_px", "height_px", "model_sha256", "gate_sha256", "engine", "operating_point",
+    "threshold", "gate", "detections",
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_every_picture_leaves_json_and_overlay_and_the_run_coco_csv_and_report(m
     assert set(found) == FIELDS
     assert (found["schema_version"], found["file"]) == (1, "break.png")
     assert (found["width_px"], found["height_px"]) == (128, 256)
-    assert found["model_sha256"] == sha256_of(models[0])
+    assert (found["model_sha256"], found["gate_sha256"]) == tuple(map(sha256_of, models[:2]))
     assert "OpenVINO" in found["engine"]
     assert (found["operating_point"], found["threshold"]) == ("balanced", POINTS["balanced"])
     assert set(found["gate"]) == {"passed", "area_fraction", "confidence", "reason"}
@@ -133,6 +133,12 @@ def test_law_9_broken_files_stop_nothing_and_a_second_run_does_what_is_missing(m
     assert (out / "break.json").stat().st_mtime_ns == times
     assert len(json.loads((out / "detections.coco.json").read_text())["images"]) == 4
 
+    answer = predict(models, pictures, "--out", out, "--operating-point", "specific")
+    assert {record["status"] for record in answer.result["inputs"]} == {"done", "failed"}
+    words = "break.png: done again, was made with other settings: operating_point balanced, now specific, threshold"
+    assert any(words in said for said in answer.result["findings"])
+    assert json.loads((out / "break.json").read_text())["operating_point"] == "specific"
+
 
 def test_law_10_what_fails_half_way_leaves_nothing(models, pictures, tmp_path, monkeypatch):
     import bones.batch
@@ -154,7 +160,7 @@ def test_law_10_what_fails_half_way_leaves_nothing(models, pictures, tmp_path, m
 def test_one_name_for_two_pictures_is_an_error(models, tmp_path):
     save(tmp_path / "in" / "a.png", limb())
     save(tmp_path / "in" / "a.jpg", limb())
-    with pytest.raises(SetupError, match="both would be written as a"):
+    with pytest.raises(SetupError, match=r"would be written as a, and .*a\.png too"):
         predict(models, tmp_path / "in", "--out", tmp_path / "out")
 
 
@@ -174,7 +180,7 @@ def test_results_beside_the_pictures_would_write_over_them(tmp_path):
 
 def test_a_folder_where_a_result_belongs_is_an_error(tmp_path):
     (tmp_path / "out" / "a.json").mkdir(parents=True)
-    with pytest.raises(SetupError, match="is a folder, where the result of"):
+    with pytest.raises(SetupError, match="its result belongs where there is the folder"):
         plan([save(tmp_path / "a.png", limb())], tmp_path / "out")
 
 

@@ -187,7 +187,7 @@ def test_the_command_line_does_a_folder_and_names_what_is_broken(path, tmp_path)
     (scans / "text.nii.gz").unlink()
     (scans / "cut.nii.gz").unlink()
     stamp = (out / "good.nii.gz").stat().st_mtime_ns
-    second = coronary("predict", scans, "--out", out, "--json")
+    second = coronary("predict", scans, "--out", out, "--device", "cpu", "--json")
     assert second.returncode == 0
     assert json.loads(second.stdout)["inputs"][0]["status"] == "skipped"
     assert (out / "good.nii.gz").stat().st_mtime_ns == stamp

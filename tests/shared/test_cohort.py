@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from shared.cohort import Input, Item, Outcome, Record, attempt, check_outputs, collect_inputs, run_cohort
+from shared.cohort import (
+    Input,
+    Item,
+    Outcome,
+    Record,
+    attempt,
+    check_outputs,
+    collect_inputs,
+    plan_results,
+    run_cohort,
+)
 from shared.errors import InputError, SetupError
 
 
@@ -62,12 +72,15 @@ class TestCollect:
         found = collect_inputs([tmp_path, tmp_path / "a.nii", tmp_path / "sub"], is_scan)
         assert names(found) == ["a", "sub/b"]
 
-    def test_same_name_twice_is_refused_before_any_work(self, tmp_path: Path) -> None:
-        make(tmp_path, "a.nii", "a.nii.gz", "one/x.nii", "two/x.nii")
-        with pytest.raises(SetupError, match=r"a\.nii and .*a\.nii\.gz: both would be written as a;"):
-            collect_inputs([tmp_path], is_scan)
-        with pytest.raises(SetupError, match="both would be written as x"):
-            collect_inputs([tmp_path / "one", tmp_path / "two"], is_scan)
+    def test_same_name_twice_is_refused_and_the_others_are_not(self, tmp_path: Path) -> None:
+        make(tmp_path, "a.nii", "a.nii.gz", "one/x.nii", "two/x.nii", "one/y.nii")
+        found = collect_inputs([tmp_path / name for name in ("a.nii", "a.nii.gz", "one", "two")], is_scan)
+        assert [(entry.path.relative_to(tmp_path).as_posix(), bool(entry.refused)) for entry in found] == [
+            ("a.nii", True), ("a.nii.gz", True), ("one/x.nii", True), ("one/y.nii", False), ("two/x.nii", True),
+        ]  # fmt: skip
+        problem, remedy = found[0].refused or ("", "")
+        assert problem == f"would be written as a, and {tmp_path}/a.nii.gz too"
+        assert remedy == "rename one or run them apart"
 
     def test_outputs_are_no_inputs(self, tmp_path: Path) -> None:
         make(tmp_path, "a.nii", "out/a.nii")
@@ -77,9 +90,13 @@ class TestCollect:
         assert names(collect_inputs([tmp_path / "a.nii"], is_scan, out=tmp_path)) == ["a"]
 
     def test_nothing_found(self, tmp_path: Path) -> None:
-        make(tmp_path, "notes.txt")
-        with pytest.raises(SetupError, match="no input in this folder"):
-            collect_inputs([tmp_path], is_scan)
+        make(tmp_path, "sub/notes.txt")
+        (tmp_path / "b.nii").touch()
+        empty, full = collect_inputs([tmp_path / "sub", tmp_path / "b.nii"], is_scan)
+        assert empty.refused == ("no input in this folder", "name the folder that holds the scans or pictures")
+        assert full.refused is None
+        with pytest.raises(SetupError, match="sub: no input in this folder, name the folder"):
+            plan_results([tmp_path / "sub"], is_scan, tmp_path / "out", (".json",), ())
 
     def test_links_in_circles_end(self, tmp_path: Path) -> None:
         make(tmp_path, "sub/a.nii")
@@ -133,6 +150,8 @@ class TestRun:
         again = run_cohort(items, copy)
         assert [record.status for record in again.records] == ["skipped", "done"]
         assert again.exit_status == 0
+        of_another_model = run_cohort(items, copy, again=lambda item: item.path.name == "a")
+        assert [record.status for record in of_another_model.records] == ["done", "skipped"]
         everything = run_cohort(items, copy, overwrite=True)
         assert [record.status for record in everything.records] == ["done", "done"]
 
@@ -183,6 +202,24 @@ class TestRun:
         result = run_cohort([Item(tmp_path / "gone.nii", (tmp_path / "x",))], copy)
         assert result.records[0].reason == f"{tmp_path / 'gone.nii'}: no such file or folder; check the name"
         assert result.exit_status == 1
+
+    def test_refused_inputs_are_named_and_the_others_done(self, tmp_path: Path) -> None:
+        make(tmp_path, "in/a.nii", "in/a.nii.gz", "in/b.nii", "in/report.nii", "in/folder.nii", "empty/notes.txt")
+        (tmp_path / "out" / "folder.json").mkdir(parents=True)
+        (tmp_path / "out" / "a.json").write_bytes(b"of an earlier run")
+        inputs = [tmp_path / "empty", tmp_path / "in"]
+        items = plan_results(inputs, is_scan, tmp_path / "out", (".json",), ("report.json",))
+        result = run_cohort(items, copy)
+        assert result.exit_status == 1
+        assert {record.item.path.name: record.status for record in result.records} == {
+            "a.nii": "failed", "a.nii.gz": "failed", "b.nii": "done", "report.nii": "failed", "folder.nii": "failed",
+            "empty": "failed",
+        }  # fmt: skip
+        reasons = "\n".join(str(record.reason) for record in result.having("failed"))
+        for words in ("a.nii: would be written as a", "report.nii: its result would be the run's own report.json",
+                      "folder.nii: its result belongs where there is the folder", "empty: no input"):  # fmt: skip
+            assert words in reasons
+        assert (tmp_path / "out" / "a.json").read_bytes() == b"of an earlier run"
 
     def test_no_item_is_no_failure(self) -> None:
         assert run_cohort([], copy).exit_status == 0
