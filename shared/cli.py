@@ -131,8 +131,11 @@ def set_up_logging(debug: bool = False) -> None:
 
 def _answer_of(main: Callable[[], Answer | None], debug: bool) -> Answer | None:
     """Call ``main`` and turn whatever it ends in into an answer; None if it only printed help."""
+    from shared.cli_flags import RULES
+
     try:
-        return main() or Answer()
+        with RULES:
+            return main() or Answer()
     except SystemExit as stop:  # tyro: 0 after --help, 2 after telling on stderr what it did not understand
         status = exit_status_of(stop)
         return Answer({"error": "usage: see stderr", "exit_status": status}, status) if status else None

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -198,3 +199,17 @@ def test_a_reader_that_goes_away_is_no_failure():
 def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: pytest.fail("parsed"), ["--version"]) == 0
     assert capsys.readouterr().out == product_version() + "\n"
+
+
+def test_what_may_be_left_out_is_called_by_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    def verb(model: Path | None = None, share: float | None = 0.9) -> Answer:
+        return Answer({"model": model, "share": share})
+
+    assert run_command(lambda: tyro.cli(verb, args=["--help"]), ["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--model PATH" in told
+    assert "--share FLOAT" in told
+    said = ["--model", "a.onnx", "--share", "None"]  # a preset's value can be undone
+    assert run_command(lambda: tyro.cli(verb, args=said), [*said, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"model": "a.onnx", "share": None}
+    assert run_command(lambda: tyro.cli(verb, args=["--share", "half"]), ["--share", "half"]) == 2
