@@ -89,8 +89,9 @@ def write_dicom_seg(
 ) -> None:
     """Write the labels as a DICOM Segmentation (binary) that refers to the slices they were found on.
 
-    Every named label but 0 is a segment of the same number; empty frames are left out. The file repeats patient and
-    study from the slices, as DICOM demands; nothing of them is logged.
+    Every named label but 0 is a segment of the same number; empty frames are left out. Where nothing is labelled, the
+    first slice alone says so, for a segmentation must have a frame. The file repeats patient and study from the
+    slices, as DICOM demands; nothing of them is logged.
 
     Args:
         segmentation: labels whose source is a DICOM series.
@@ -112,6 +113,8 @@ def write_dicom_seg(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values the scanner wrote
         slices = _referable(source)
+        if not frames.any():
+            slices, frames = slices[:1], frames[:1]
         try:
             segments = [_segment(label, name, keywords[label], algorithm) for label, name in names.items()]
             result = _dicom_seg(slices, np.ascontiguousarray(frames), segments, description, algorithm)

@@ -167,7 +167,9 @@ def test_a_dicom_seg_from_a_zip_and_of_an_empty_mask(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "series.zip")
     empty = Segmentation(np.zeros(SHAPE, np.uint8), volume.affine, {1: "LCA"}, volume.source)
     write_dicom_seg(empty, tmp_path / "seg.dcm")
-    assert highdicom.seg.segread(tmp_path / "seg.dcm").pixel_array.max() == 0
+    found = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (found.NumberOfFrames, found.pixel_array.max()) == (1, 0)
+    assert [segment.SegmentLabel for segment in found.SegmentSequence] == ["LCA"]
 
 
 def test_slices_with_a_frame_of_reference_each_are_one_stack(tmp_path: Path) -> None:
