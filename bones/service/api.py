@@ -15,10 +15,10 @@ from bones.service.uploads import read_picture
 
 KEY = Security(HTTPBearer(auto_error=False, description="A key, where the service has any (the guard checks it)"))
 KEY_PROBLEMS = ("no-key", "forbidden", "too-many-requests")
-PICTURE_PROBLEMS = (
-    "malformed", *KEY_PROBLEMS, "slow-upload", "too-large", "unsupported-type", "invalid", "unusable-picture",
-    "too-slow", "busy", "not-ready",
+UPLOAD_PROBLEMS = (
+    "malformed", *KEY_PROBLEMS, "slow-upload", "too-large", "unsupported-type", "invalid", "unusable-picture", "busy",
 )  # fmt: skip
+PICTURE_PROBLEMS = (*UPLOAD_PROBLEMS, "too-slow", "stopping", "not-ready")
 KINDS = "image/png, image/jpeg, image/tiff, image/bmp, application/dicom"
 
 pictures = APIRouter(route_class=PictureRoute, dependencies=[KEY], tags=["pictures"])
@@ -36,6 +36,7 @@ Given = Annotated[tuple[str, bytes], Depends(_picture)]
     "/v1/segment",
     operation_id="segment",
     response_model=Segmented,
+    response_model_exclude_unset=True,
     responses=responses(*PICTURE_PROBLEMS),
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": {"file": {"contentType": KINDS}}}}}},
 )
@@ -48,6 +49,7 @@ async def segment(request: Request, given: Given) -> dict[str, Any]:
     "/v1/detect",
     operation_id="detect",
     response_model=Detected,
+    response_model_exclude_unset=True,
     responses=responses(*PICTURE_PROBLEMS),
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": {"file": {"contentType": KINDS}}}}}},
 )

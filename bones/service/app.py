@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from bones.batch import DISCLAIMER
-from bones.service import api, operations, problems
+from bones.service import api, jobs_api, operations, pages, problems
 from bones.service.auth import Keys
 from bones.service.guard import Guard
 from bones.service.inference import Pool
+from bones.service.jobs import Jobs
 from bones.service.metrics import Metrics
 from bones.service.middleware import Outermost
 from bones.service.problems import ProblemDetails
+from bones.service.session import Sessions
 from bones.service.settings import Settings, read_settings
+from shared.errors import SetupError
 from shared.registry import TASKS
 from shared.report import product_version
+
+MAX_FIELDS = 20
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -39,13 +46,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # the usual pages fetch their scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
+        form_limits={"max_files": settings.max_job_files, "max_fields": MAX_FIELDS},
     )
     app.state.settings = settings
+    app.state.failure = None
     app.state.models = operations.model_cards(settings)
     app.state.keys = Keys(settings.api_keys)
+    secret = settings.session_secret.get_secret_value() if settings.session_secret else None
+    app.state.sessions = Sessions(secret, settings.session_hours)
     app.state.pool = Pool(settings, metrics)
     app.state.guard = Guard(settings, app.state.keys, app.state.pool)
-    for router in (operations.probes, operations.insight, api.pictures):
+    routers = (operations.probes, operations.insight, api.pictures, jobs_api.arriving, jobs_api.known, pages.router)
+    for router in routers:
         app.include_router(router)
     problems.install(app)
     Instrumentator(registry=metrics.registry).instrument(app)
@@ -66,11 +78,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load before the first request, and end after the last."""
     pool: Pool = app.state.pool
-    await pool.start()
+    try:
+        await pool.start()
+        jobs = app.state.jobs = await run_in_threadpool(_jobs, app.state.settings)
+    except SetupError as error:
+        app.state.failure = error  # for whoever started the server
+        await pool.stop()
+        raise
+    jobs.start(partial(jobs_api.look_at, pool))
     try:
         yield
     finally:
+        await run_in_threadpool(jobs.stop)
         await pool.stop()
+
+
+def _jobs(settings: Settings) -> Jobs:
+    return Jobs(
+        settings.jobs_url.get_secret_value() if settings.jobs_url else None,
+        threads=settings.job_threads,
+        max_queued=settings.max_job_queue,
+        keep_hours=settings.job_hours,
+    )
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

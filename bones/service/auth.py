@@ -48,6 +48,10 @@ class Keys:
                 owner = known[:OWNER_LENGTH]
         return owner
 
+    def knows(self, owner: str) -> bool:
+        """Say whether the key that ``owner`` is named after is still good."""
+        return any(known[:OWNER_LENGTH] == owner for known in self._hashes)
+
 
 def new_key() -> tuple[str, str]:
     """Make a key: itself, and as the settings may hold it."""

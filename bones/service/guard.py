@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ JOBS_AT_ONCE = 2
 
 # Starlette would put what is larger than this on the disk; 0 is never. `max_bytes` of a route bounds it instead.
 MultiPartParser.spool_max_size = 0
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings quote what was sent
 
 
 @dataclass(eq=False)
@@ -77,6 +79,21 @@ class Guard:
             detail = f"more than {self.settings.rate_per_minute:g} requests in a minute"
             raise Problem("too-many-requests", detail, retry_after_s=wait_s)
 
+    @contextmanager
+    def job_place(self) -> Iterator[None]:
+        """Let few jobs arrive at a time.
+
+        Raises:
+            Problem: so many arrive already.
+        """
+        if self._jobs >= JOBS_AT_ONCE:
+            raise Problem("busy", "other jobs are arriving; come back in a moment", retry_after_s=5)
+        self._jobs += 1
+        try:
+            yield
+        finally:
+            self._jobs -= 1
+
     def check_origin(self, request: Request) -> None:
         """Refuse what a page of another web site sends; programs send no origin.
 
@@ -93,8 +110,8 @@ class Guard:
 def is_local(connection: HTTPConnection) -> bool:
     """Say whether somebody on this machine asks this machine, by a name that no other site can take."""
     host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-    return (connection.client is None or _is_loopback(connection.client.host)) and (
-        host == "localhost" or _is_loopback(host)
+    return (connection.client is None or is_loopback(connection.client.host)) and (
+        host == "localhost" or is_loopback(host)
     )
 
 
@@ -156,6 +173,10 @@ class JobRoute(KeyedRoute):
         """Say how large the body may be."""
         return settings.max_job_bytes + settings.max_job_files * 1024 + FORM_BYTES
 
+    def place(self, guard: Guard) -> AbstractContextManager[None]:
+        """Take one of the few places for jobs that arrive."""
+        return guard.job_place()
+
 
 def _check_declared(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length", "")
@@ -191,7 +212,8 @@ def _too_large(max_bytes: int) -> Problem:
     return Problem("too-large", f"the request may have {max_bytes / MEBIBYTE:.3g} MiB; see SKIAGRAM_MAX_UPLOAD_MB")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether an address is this machine's own and reaches no further."""
     try:
         return ipaddress.ip_address(host.split("%")[0]).is_loopback
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,8 +48,8 @@ class Picture(Answer):
     """What the client called it."""
     width_px: int = Field(examples=[1024])
     height_px: int = Field(examples=[1365])
-    model_sha256: str = Field(examples=["9f2c" * 16])
-    """Of the network's file: the detector's, or the gate's where only that was asked."""
+    gate_sha256: str | None = Field(None, examples=["27b1" * 16])
+    """Of the gate's file."""
     engine: str = Field(examples=["OpenVINO 2026.4.1"])
     """What the network really ran on."""
 
@@ -56,6 +57,7 @@ class Picture(Answer):
 class Segmented(Picture):
     """The gate's answer; nothing has been looked at for fractures, so there are no detections."""
 
+    model_sha256: None = None
     operating_point: None = None
     threshold: None = None
     gate: GateAnswer
@@ -67,6 +69,8 @@ class Segmented(Picture):
 class Detected(Picture):
     """Gate and detector; as ``bones predict`` writes it."""
 
+    model_sha256: str = Field(examples=["9f2c" * 16])
+    """Of the detector's file."""
     operating_point: str = Field(examples=["balanced"])
     threshold: float = Field(examples=[0.42])
     """Score that a box must reach there."""
@@ -76,6 +80,38 @@ class Detected(Picture):
     """Best first; empty if the gate turned the picture away, or nothing was found."""
     forced: bool = Field(examples=[False])
     """Whether the gate was skipped."""
+
+
+class Failure(Answer):
+    """Why one picture of a job has no result; as a problem of its own would say it (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class JobFile(Answer):
+    """One picture of a job: ``result`` when it is done, ``problem`` when it failed."""
+
+    file: str = Field(examples=["wrist.png"])
+    state: Literal["queued", "running", "done", "failed"]
+    result: Detected | None = None
+    problem: Failure | None = None
+
+
+class Job(Answer):
+    """How far a job is."""
+
+    id: str
+    state: Literal["queued", "running", "done"]
+    created: datetime
+    expires: datetime
+    """When it is deleted with everything that belongs to it."""
+    total: int
+    finished: int
+    """How many pictures have ended, well or not."""
+    files: list[JobFile]
 
 
 class Alive(Answer):

@@ -26,12 +26,13 @@ class Settings(BaseSettings):
     """Keys, parted by commas: as they are, or as ``sha256:`` and their hash, which `bones serve --new-key` prints."""
     allow_open: bool = False
     """Answer everybody who can reach the service, even though no key is set."""
-    session_secret: SecretStr | None = None
-    """Signs the pages' cookies: the same on all machines of one service; random if left out."""
-    session_hours: PositiveInt = 12
-    """How long the pages remember a key."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Other web sites, parted by commas, whose pages may call this service; none by default."""
+
+    session_secret: SecretStr | None = None
+    """Signs the cookie of the pages; random if left out, so that a restart signs people out. Alike on all machines."""
+    session_hours: PositiveInt = 12
+    """How long the cookie of the pages is good."""
 
     model: Path | None = None
     """The detector's ONNX file, or a folder of models; the shipped one if left out."""
@@ -64,9 +65,17 @@ class Settings(BaseSettings):
     """What the arrival of a request may take."""
     rate_per_minute: PositiveFloat = 600.0
     """Requests that each key may make in a minute; as many at once."""
+    jobs_url: SecretStr | None = None
+    """Where jobs are kept: postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///FILE; this user's own if left out."""
+    job_threads: PositiveInt = 1
+    """Pictures of jobs that this server looks at at a time."""
+    max_job_queue: PositiveInt = 2000
+    """Pictures of jobs that may wait, of all keys."""
+    job_hours: PositiveFloat = 24.0
+    """When a job is deleted, with its results."""
     max_job_files: PositiveInt = 500
     """Pictures in one job."""
-    max_job_mb: PositiveInt = 512
+    max_job_mb: PositiveInt = 256
     """Size of all pictures of one job together, in MiB."""
 
     @field_validator("api_keys", "cors_origins", mode="before")
@@ -96,6 +105,6 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0]) if first["loc"] else "settings"
-        shown = "" if field in ("api_keys", "session_secret") else f", not {first['input']!r}"
+        shown = "" if field in ("api_keys", "jobs_url", "session_secret") else f", not {first['input']!r}"
         name = PREFIX + field.upper()
         raise SetupError(f"{name}: {str(first['msg']).lower()}{shown}; correct or unset it") from None

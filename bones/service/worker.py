@@ -65,10 +65,11 @@ def state(predictor: Any) -> dict[str, Any]:
 
 def answer(predictor: Any, message: dict[str, Any], picture: bytes) -> dict[str, Any]:
     """Do what a message asks: a result, or the reason why there is none, and the state."""
-    from bones.service.work import WORK
+    from bones.service import views, work
 
+    known = {**work.WORK, **views.WORK}
     try:
-        result: dict[str, Any] = {"result": WORK[message["what"]](predictor, picture, **message["arguments"])}
+        result: dict[str, Any] = {"result": known[message["what"]](predictor, picture, **message["arguments"])}
     except InputError as error:
         result = {"unusable": f"{error.problem}; {error.remedy}"}
     except SetupError as error:

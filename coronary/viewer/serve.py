@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from coronary.viewer.settings import PREFIX, settings
-from shared.errors import SetupError
+from shared.ports import check_port
 from shared.runtime import parse_device
 
 APP = Path(__file__).with_name("app.py")
@@ -26,7 +25,7 @@ def serve(address: str, port: int, device: str, *, open_browser: bool, quiet: bo
     if quiet:
         os.environ[f"{PREFIX}QUIET"] = "true"
     limits = settings()
-    _check_port(address, port)
+    check_port(address, port)
     # Streamlit looks beside the script that was started for its config, and finds the page's look there.
     sys.argv = [str(APP)]
     from coronary.viewer.app import app
@@ -40,16 +39,3 @@ def serve(address: str, port: int, device: str, *, open_browser: bool, quiet: bo
                 "server.maxUploadSize": max(limits.max_upload_mb, limits.max_model_mb),
             }
         )
-
-
-def _check_port(address: str, port: int) -> None:
-    """Say in one line that an address is taken, before anything is loaded."""
-    try:
-        places = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, place = places[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise SetupError(f"{address}:{port}: cannot be listened on ({reason}); give another --port") from error
