@@ -49,9 +49,7 @@ def main(data: Positional[Path], /, folds: int = 5) -> None:
         model = ct_model(fit([one for one, where in zip(spines, fold, strict=True) if where != k]))
         mean, covariance = shape(lengths[fold != k])
         for i in np.flatnonzero(fold == k):
-            by = shift(
-                spines[i], name_vertebrae(spines[i].centres, None, spines[i].scores, head=(0, 0, 1), model=model)
-            )
+            by = shift(spines[i], model)
             ways = (by,) if by else (-1, 1)
             ratios = [ratio for way in ways if (ratio := told(lengths[i], way, mean, covariance)) is not None]
             found += [Shift(spines[i], by, ratio) for ratio in ratios]
