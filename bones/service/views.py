@@ -60,7 +60,7 @@ class Box(Config):
 class Fractures(Config):
     """What the detector says: every box down to the lowest operating point, best first.
 
-    ``record`` is the JSON of ``bones predict`` at that point; ``overlay_uri`` is a PNG with the boxes of ``point``.
+    ``record`` is the answer of ``/v1/detect`` at that point; ``overlay_uri`` is a PNG with the boxes of ``point``.
     """
 
     boxes: tuple[Box, ...]
@@ -123,7 +123,8 @@ def page_detect(
         return view.model_dump()
     # Scores are rounded in the record; rounded alike, a box and its threshold keep their order.
     thresholds = {point: round(points[point], DECIMALS_SCORE) for point in OPERATING_POINTS}
-    record = result_json(name, found, predictor) | {"operating_point": lowest, "threshold": thresholds[lowest]}
+    lowered = {"operating_point": lowest, "threshold": thresholds[lowest], "forced": force}
+    record = result_json(name, found, predictor) | lowered
     fractures = Fractures(
         boxes=tuple(_box(entry, thresholds) for entry in record["detections"]),
         thresholds=thresholds,
