@@ -21,8 +21,9 @@ def ci_run(tmp_path, fails):
     uv = tmp_path / "uv"
     uv.write_text(STAND_IN)
     uv.chmod(0o755)
-    (tmp_path / "chromium").write_text("#!/bin/sh\n")  # or it would be installed
-    (tmp_path / "chromium").chmod(0o755)
+    for program in ("chromium", "initdb"):  # or they would be installed
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
     log = tmp_path / "log"
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "UV_LOG": str(log), "UV_FAILS": fails}
     done = subprocess.run([SCRIPT], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)

@@ -190,8 +190,7 @@ class Store:
         """Cut off what deleted pictures took on disk: SQLite's file and its log only grow otherwise."""
         if self._engine.dialect.name == "sqlite":
             with closing(self._engine.raw_connection()) as db, closing(db.cursor()) as cursor:  # outside transactions
-                cursor.execute("PRAGMA incremental_vacuum").fetchall()
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                cursor.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _is(table: sa.Table, job_id: str, position: int) -> sa.ColumnElement[bool]:
