@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,18 @@ from torch import nn
 
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
-from shared.export import export_onnx, quantise
+from shared.export import export_onnx, quantise, update_metadata
 from shared.io.radiograph import read_radiograph
 from shared.report import Report, git_commit, product_version, recorded
-from spine.cases import load_films
+from spine.cases import Film, load_films
 from spine.config import LEVELS, Config
 from spine.decode import BINS, OUTPUTS, STRIDES_PX
 from spine.model import build, read_weights
 from spine.predict import METADATA_VERSION, OperatingPoint, Predictor
 from spine.preprocess import STRIDE_PX, preprocess
 
-# Ours lets in what the order of all can still make sense of; the others are the reference project's: where its F1
-# peaked, and what it tuned by hand (precision 0.8, recall 0.7).
+# Ours lets in what the order of all can still make sense of; how much is chosen for each model (`spine.tuning`). The
+# others are the reference project's: where its F1 peaked, and what it tuned by hand (precision 0.8, recall 0.7).
 OPERATING_POINTS = {
     "default": OperatingPoint(confidence=0.1, iou=0.55),
     "reference-f1": OperatingPoint(confidence=0.257, iou=0.55),
@@ -60,8 +60,9 @@ def export_run(
 ) -> Path:
     """Export a run's best weights to ``out``; with ``int8`` the quantised file instead, float32 beside it.
 
-    Parity and the INT8 gate are judged on the films that the run looked at after each epoch, INT8 ranges come from its
-    training films. ``provenance`` says what data these were; ``metadata`` joins what stands in the file anyway.
+    Parity and the INT8 gate are judged on the films that the run looked at after each epoch, and the default operating
+    point is chosen on them; INT8 ranges come from its training films. ``provenance`` says what data these were;
+    ``metadata`` joins what stands in the file anyway.
 
     Raises:
         SetupError: the folder is no run with weights.
@@ -90,7 +91,18 @@ def export_run(
             score=lambda path: evaluate(path, held[:GATE_FILMS], device="cpu").gate(),
             correct_bias=True,
         )
+    _point(out, held, {fp32, out})
     return out
+
+
+def _point(judged: Path, films: Sequence[Film], files: Iterable[Path]) -> None:
+    """Choose the default operating point of a model, and write it into its files."""
+    from spine.tuning import choose_point
+
+    point, shares = choose_point(Predictor(judged, "cpu"), films)
+    points = {name: named.model_dump() for name, named in (OPERATING_POINTS | {"default": point}).items()}
+    for file in files:
+        update_metadata(file, {"operating_points": points, "right_names_by_confidence": shares})
 
 
 def finish(

@@ -1,0 +1,71 @@
+"""The default operating point of a model: the confidence at which most vertebrae bear their name after ordering.
+
+A low one lets in faint vertebrae, for which the order of all can make up, and clutter, which can mislead it. Which
+weighs more depends on the network, so it is looked up on labelled films that its weights were not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.io.radiograph import read_radiograph
+from spine.cases import Film
+from spine.decode import Candidates
+from spine.evaluate import read_truth
+from spine.predict import OperatingPoint, Predictor, named
+from spine.scoring import Named, compare_names
+
+CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
+SAME = 0.002
+"""Shares of right names that differ by less are alike: some films more or less would swap them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One film: what may be a vertebra from the lowest of `CONFIDENCES` on, and the truth."""
+
+    candidates: Candidates
+    truth: Named
+    width_px: int
+    height_px: int
+
+
+def choose_point(
+    predictor: Predictor, films: Sequence[Film], on_case: Callable[[int, str], None] = lambda done, film: None
+) -> tuple[OperatingPoint, dict[float, float]]:
+    """Return the predictor's operating point with the best confidence, and the share of right names at each.
+
+    Raises:
+        InputError: a film or its labels cannot be used.
+    """
+    lowest = OperatingPoint(confidence=CONFIDENCES[0], iou=predictor.operating_point.iou)
+    tried = []
+    for number, film in enumerate(films, start=1):
+        radiograph = read_radiograph(film.image)
+        truth = read_truth(film, radiograph)
+        candidates = predictor.candidates(radiograph, lowest)
+        named_truth = Named(truth.boxes_px, truth.labels)
+        tried.append(Tried(candidates, named_truth, radiograph.width_px, radiograph.height_px))
+        on_case(number, film.image.name)
+    shares = shares_right(tried)
+    return OperatingPoint(confidence=best(shares), iou=lowest.iou), shares
+
+
+def shares_right(films: Sequence[Tried]) -> dict[float, float]:
+    """Return, for each of `CONFIDENCES`, the share of true vertebrae that are found and rightly named."""
+    true = sum(len(film.truth.labels) for film in films)
+    right = np.zeros(len(CONFIDENCES))
+    for film in films:
+        for k, confidence in enumerate(CONFIDENCES):
+            found = named(film.candidates.above(confidence), film.width_px, film.height_px)
+            right[k] += compare_names(Named(found.boxes_px, found.labels), film.truth).right
+    return dict(zip(CONFIDENCES, (right / max(1, true)).tolist(), strict=True))
+
+
+def best(shares: Mapping[float, float]) -> float:
+    """Return the middle one of the confidences that are as good as the best; the higher of two."""
+    alike = sorted(confidence for confidence, share in shares.items() if share > max(shares.values()) - SAME)
+    return alike[len(alike) // 2]

@@ -1,0 +1,50 @@
+"""The default operating point: what it is chosen by."""
+
+import numpy as np
+import pytest
+from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, tiny_model, write_film
+
+from spine.cases import Film
+from spine.config import LEVELS
+from spine.decode import Candidates
+from spine.masks import mask_of
+from spine.predict import OperatingPoint, Predictor
+from spine.scoring import Named
+from spine.tuning import CONFIDENCES, Tried, best, choose_point, shares_right
+
+
+def candidates(boxes, levels, sure):
+    scores = np.full((len(boxes), len(LEVELS)), 1e-4, np.float32)
+    scores[np.arange(len(boxes)), levels] = sure
+    corners = [np.array([[a, b], [c, b], [c, d], [a, d]], np.float32) for a, b, c, d in boxes]
+    masks = tuple(mask_of(corner, WIDTH_PX, HEIGHT_PX) for corner in corners)
+    return Candidates(np.asarray(boxes, np.float32), scores, masks, tuple(corners))
+
+
+def test_a_faint_vertebra_counts_until_its_confidence_is_asked_for():
+    sure = np.array([0.9, 0.9, 0.12, 0.9, 0.9, 0.9])
+    film = Tried(
+        candidates(SPINE_BOXES, SPINE_LEVELS, sure), Named(SPINE_BOXES, np.array(SPINE_LEVELS)), WIDTH_PX, HEIGHT_PX
+    )
+    shares = shares_right([film])
+    assert [shares[confidence] for confidence in (0.02, 0.1, 0.14, 0.5)] == pytest.approx([1, 1, 5 / 6, 5 / 6])
+    assert best(shares) == 0.05  # the middle of 0.02 to 0.1
+
+
+def test_the_best_one_wins_and_of_equals_the_middle_one():
+    assert best({0.02: 0.5, 0.1: 0.9, 0.2: 0.8995, 0.5: 0.7}) == 0.2
+    assert best({0.02: 0.5, 0.1: 0.96, 0.2: 0.9, 0.5: 0.7}) == 0.1
+
+
+def test_films_are_read_once_and_the_overlap_is_the_models_own(tmp_path):
+    image = write_film(tmp_path / "film.png")
+    lines = [
+        f"{level} " + " ".join(f"{x / WIDTH_PX} {y / HEIGHT_PX}" for x, y in ((a, b), (c, b), (c, d), (a, d)))
+        for level, (a, b, c, d) in zip(SPINE_LEVELS, SPINE_BOXES, strict=True)
+    ]
+    (tmp_path / "film.txt").write_text("\n".join(lines))
+    predictor = Predictor(tiny_model(), "cpu", operating_point=OperatingPoint(confidence=0.3, iou=0.4))
+    point, shares = choose_point(predictor, [Film(image, tmp_path / "film.txt", "val", "one")])
+    assert point.iou == 0.4
+    assert point.confidence in CONFIDENCES
+    assert set(shares) == set(CONFIDENCES)
