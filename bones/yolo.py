@@ -61,7 +61,8 @@ class YoloDetector(nn.Module):
             return predictions[0] if isinstance(predictions, tuple | list) else predictions
         if self._criterion is None:
             self._criterion = self.network.init_criterion()
-        parts, _ = self._criterion(predictions, _as_ultralytics(image, targets))
+        with torch.autocast(image.device.type, enabled=False):  # ultralytics' assignment mixes precisions else
+            parts, _ = self._criterion(_full_precision(predictions), _as_ultralytics(image, targets))
         return parts.sum() / len(image)
 
     @torch.no_grad()
@@ -119,6 +120,14 @@ def offline_ultralytics() -> None:
 
     # Its own asks for a missing package at each file that is no picture, and hides what is wrong with that.
     Image.open = patches._image_open
+
+
+def _full_precision(predictions: dict[str, Any]) -> dict[str, Any]:
+    """Return what the network says while it trains, boxes and scores and a list of feature maps, as float32."""
+    return {
+        name: value.float() if isinstance(value, Tensor) else [one.float() for one in value]
+        for name, value in predictions.items()
+    }
 
 
 def _as_ultralytics(image: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -56,8 +56,8 @@ def bootstrap_interval(
         warnings.simplefilter("ignore", DegenerateDataWarning)
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")  # 0/0 in the acceleration
         low, high = interval("BCa")
-    if not np.isfinite([low, high]).all():
-        low, high = interval("percentile")
+        if not np.isfinite([low, high]).all():
+            low, high = interval("percentile")
     return Interval(estimate, low, high)
 
 

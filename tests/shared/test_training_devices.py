@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
 import shared.training_devices as devices
 from shared.errors import SetupError
@@ -138,3 +139,25 @@ def test_one_process_is_alone():
     assert first_then_others(fabric, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         first_then_others(fabric, lambda: 1 / 0)
+
+
+def test_what_goes_into_the_network_keeps_its_precision():
+    """Lightning would lower true boxes to bfloat16 too: multiples of 4 px above 512."""
+    fabric = make_fabric(settings(device="cpu", precision="bf16-mixed"))
+
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, image, targets):
+            return self.layer(image), targets[0]["boxes"]
+
+    with torch.no_grad():
+        image, boxes = torch.ones(1, 2), torch.tensor([[513.3, 258.6, 600.1, 300.7]])
+        layer = fabric.setup(Seen())
+        with fabric.autocast():
+            lowered = layer.module.layer(image).dtype
+        _, kept = layer(image, [{"boxes": boxes}])
+    assert lowered == torch.bfloat16
+    assert torch.equal(kept, boxes)
