@@ -25,7 +25,7 @@ from bones.splitting import group_cases
 from bones.train import choose_cases
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
-from shared.export import export_onnx, quantise, update_metadata
+from shared.export import PARITY, export_onnx, quantise, update_metadata
 from shared.io.radiograph import read_radiograph
 from shared.metrics.detection import average_precision, match
 from shared.report import Report, git_commit, product_version, recorded
@@ -120,7 +120,7 @@ class DetectorExport:
     """What is a detector's own in an export: boxes, judged by AP50, and its operating points."""
 
     correct_bias = True
-    tolerance = 1e-3
+    tolerance = PARITY
 
     def __init__(self, config: Config) -> None:
         self.settings = config.detector

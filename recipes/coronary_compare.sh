@@ -21,7 +21,7 @@ train() { # PRESET SEED FLAGS...
   [ -e "$run/scores/scores.json" ] && return
   if [ -e "$run/last.ckpt" ]; then uv run coronary train --resume "$run" --no-finish
   else uv run coronary train --preset "$preset" --no-finish --data $data --out "$run" --cache runs/coronary/cache --seed "$seed" "${lite[@]}" "${@:3}"; fi
-  uv run coronary export "$run" --out "$run/model.onnx" --provenance "phantoms only: recipes/coronary_compare.sh"
+  [ -e "$run/model.onnx" ] || uv run coronary export "$run" --out "$run/model.onnx" --provenance "phantoms only: recipes/coronary_compare.sh"
   uv run coronary evaluate --model "$run/model.onnx" --data $heldout --out "$run/scores"
 }
 for seed in $seeds; do

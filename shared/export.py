@@ -29,6 +29,9 @@ from shared.runtime import METADATA_KEY, EngineName, Session, read_metadata
 
 log = logging.getLogger(__name__)
 Sample = Float32[np.ndarray, "n c ..."]
+# OpenVINO's sums depend on its threads: one network of instance norms was 6e-4 and 1.3e-3 off on one and two of them,
+# five of 13,584 voxels changing sides.
+PARITY = 2e-3
 TRACED_OPSET = 17  # the latest that torch's older exporter knows whole
 
 
@@ -44,7 +47,7 @@ def export_onnx(
     out: Path,
     metadata: dict[str, Any],
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = PARITY,
     engines: Sequence[EngineName] = ("onnxruntime", "openvino"),
     outputs: Sequence[str] = ("logits",),
     free_size: bool = True,
