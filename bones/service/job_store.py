@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,9 @@ class Store:
     def give_back_space(self) -> None:
         """Cut off what deleted pictures took on disk: SQLite's file and its log only grow otherwise."""
         if self._engine.dialect.name == "sqlite":
-            with closing(self._engine.raw_connection()) as db, closing(db.cursor()) as cursor:  # outside transactions
-                cursor.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+            # Not in a transaction. If somebody else is busy for long, the next time will do.
+            with closing(self._engine.raw_connection()) as db, suppress(sqlite3.OperationalError):
+                db.cursor().executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _is(table: sa.Table, job_id: str, position: int) -> sa.ColumnElement[bool]:

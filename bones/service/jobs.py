@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import traceback
@@ -31,6 +32,9 @@ RETRY_S = 2.0
 """The pause after the database, or the pool of workers, was not there."""
 CLEAN_S = 60.0
 """How often expired jobs are deleted."""
+
+ID = re.compile("[A-Za-z0-9_-]{1,64}")
+"""What a job's id is made of; a database need not be asked about anything else (Postgres fails at NUL)."""
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -114,7 +118,7 @@ class Jobs:
 
     def status(self, job_id: str, owner: str) -> JobStatus | None:
         """Say how far a job is, and give the results so far; None if this owner has no such job."""
-        found = self.store.read(job_id, owner)
+        found = self.store.read(job_id, owner) if ID.fullmatch(job_id) else None
         if found is None:
             return None
         job, rows = found
@@ -123,10 +127,10 @@ class Jobs:
 
     def delete(self, job_id: str, owner: str) -> bool:
         """Delete a job, its pictures and its results; False if this owner has no such job."""
-        found = self.store.delete(job_id, owner)
-        if found:
-            self.store.give_back_space()
-        return found
+        if not ID.fullmatch(job_id) or not self.store.delete(job_id, owner):
+            return False
+        self.store.give_back_space()
+        return True
 
     def queued(self) -> int:
         """Count the files, of all owners and servers, that have no result yet."""
@@ -158,44 +162,46 @@ class Jobs:
     def _work_off(self, work: Callable[[bytes], Json]) -> None:
         while not self._stopping.is_set():
             try:
-                held = self.store.take()
-                if held is None:
-                    self._news.wait(POLL_S)
-                    self._news.clear()
-                    continue
-                self._in_hand[held.holder] = held
-                try:
-                    again = self._do(work, held)
-                finally:
-                    del self._in_hand[held.holder]
-                if again:
-                    self._stopping.wait(RETRY_S)
-            except sa.exc.SQLAlchemyError as error:
-                # The lease runs out if it was ours, so nothing is lost.
-                log.error("the jobs' database does not answer: %s", type(error).__name__)
+                self._take_one(work)
+            except Exception as error:
+                # Most often the database, away for a while. What was in hand is taken up again when its lease is over.
+                log.error("jobs cannot go on just now: %s", type(error).__name__)
                 self._stopping.wait(RETRY_S)
+
+    def _take_one(self, work: Callable[[bytes], Json]) -> None:
+        """Do the next file, or wait a little for one."""
+        held = self.store.take()
+        if held is None:
+            self._news.wait(POLL_S)
+            self._news.clear()
+            return
+        self._in_hand[held.holder] = held
+        try:
+            put_back = self._do(work, held)
+        finally:
+            del self._in_hand[held.holder]
+        if put_back:
+            self._stopping.wait(RETRY_S)
 
     def _do(self, work: Callable[[bytes], Json], held: Held) -> bool:
         """Look at one file and write its result down; True if it was put back."""
-        if held.tries > MOST_TRIES:
-            given_up = Problem("unusable-picture", f"the picture: its reader died {MOST_TRIES} times; export it again")
-            self.store.finish(held, error=given_up.details())
-            return False
+        result: Json | None = None
         try:
-            self.store.finish(held, result=work(held.picture))
+            if held.tries > MOST_TRIES:
+                died = f"the picture: its reader died {MOST_TRIES} times; export or copy it again"
+                raise Problem("unusable-picture", died)
+            result, error = work(held.picture), None
         except Problem as problem:
             if problem.status_code == 503:
                 self.store.release(held)
                 return True
-            self.store.finish(held, error=problem.details())
-        except sa.exc.SQLAlchemyError:
-            raise
-        except Exception as error:
+            error = problem.details()
+        except Exception as fault:
             # Not its text: that may quote the picture.
-            places = "".join(traceback.format_tb(error.__traceback__))
-            log.error("job %s, file %d: %s\n%s", held.job_id, held.position, type(error).__name__, places)
-            failed = Problem("failed", "this should not have happened; the service's log says where")
-            self.store.finish(held, error=failed.details())
+            places = "".join(traceback.format_tb(fault.__traceback__))
+            log.error("job %s, file %d: %s\n%s", held.job_id, held.position, type(fault).__name__, places)
+            error = Problem("failed", "this should not have happened; the service's log says where").details()
+        self.store.finish(held, result=result, error=error)
         if self.queued() == 0:
             self.store.give_back_space()
         return False
@@ -211,8 +217,8 @@ class Jobs:
                     cleaned_s = time.monotonic()
                     if self.store.delete_expired():
                         self.store.give_back_space()
-            except sa.exc.SQLAlchemyError as error:
-                log.error("the jobs' database does not answer: %s", type(error).__name__)
+            except Exception as error:
+                log.error("leases cannot be renewed just now: %s", type(error).__name__)
             if self._stopped.wait(self.store.lease_s / 4):
                 return
 

@@ -215,7 +215,7 @@ def test_a_database_that_is_away_for_a_while(url, monkeypatch, caplog):
     line.start(length)
     wait_until(lambda: line.status(job_id, "me").state == "done")
     line.stop()
-    assert "does not answer" in caplog.text
+    assert "cannot go on" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -265,6 +265,9 @@ def test_progress_results_and_errors(url, caplog):
 def test_a_job_is_its_owners(url):
     line = Jobs(url)
     job_id = line.submit("me", [("a.png", PICTURE)])
+    for other in ("", "\x00", "\ud800", "x" * 1000, job_id + "'"):
+        assert line.status(other, "me") is None
+        assert not line.delete(other, "me")
     assert line.status(job_id, "you") is None
     assert not line.delete(job_id, "you")
     assert line.status(job_id, "me").id == job_id
