@@ -4,6 +4,7 @@ import { mount } from "./picture.js";
 
 const FIND = { segment: "Looking for bone", detect: "Looking for fractures" };
 let file = null; // the picture at hand
+let drawn = null; // the one that is seen
 let asking = null;
 
 const main = () => document.querySelector("main");
@@ -27,6 +28,7 @@ async function ask(action, given, fields = {}) {
   try {
     const answer = await fetch(action, { method: "POST", body, signal: mine.signal });
     show(await answer.text());
+    drawn = given;
   } catch (error) {
     if (error.name !== "AbortError") {
       complain("No answer", "The server cannot be reached, or took no more of the file. Try again.");
@@ -58,7 +60,7 @@ function wait(text, given) {
   document.body.classList.add("busy");
   say(`${text} …`);
   const stage = document.querySelector(".stage");
-  if (!stage || (stage.querySelector(".picture") && given === stage.given)) return;
+  if (!stage || (stage.querySelector(".picture") && given === drawn)) return;
   const image = new Image();
   image.className = "preview";
   image.alt = "";
