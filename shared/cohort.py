@@ -128,7 +128,8 @@ def plan_results(
 def something_to_do(items: list[Item]) -> list[Item]:
     """Return the items, unless all of them are refused: then the command is wrong, and SetupError says why."""
     if items and all(item.refused for item in items):
-        raise SetupError("; ".join(f"{item.path}: {', '.join(item.refused or ())}" for item in items[:3]))
+        others = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
+        raise SetupError(f"{items[0].path}: {'; '.join(items[0].refused or ())}{others}")
     return items
 
 

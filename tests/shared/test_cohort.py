@@ -95,7 +95,7 @@ class TestCollect:
         empty, full = collect_inputs([tmp_path / "sub", tmp_path / "b.nii"], is_scan)
         assert empty.refused == ("no input in this folder", "name the folder that holds the scans or pictures")
         assert full.refused is None
-        with pytest.raises(SetupError, match="sub: no input in this folder, name the folder"):
+        with pytest.raises(SetupError, match="sub: no input in this folder; name the folder"):
             plan_results([tmp_path / "sub"], is_scan, tmp_path / "out", (".json",), ())
 
     def test_links_in_circles_end(self, tmp_path: Path) -> None:
