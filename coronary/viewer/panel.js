@@ -5,11 +5,11 @@ const PICK_MM = 3 // a click this far outside a vessel still means it
 const MARK_MM = 0.35 // by which the mark in 3D is thicker than the vessel
 const panels = new WeakMap()
 
-export default async function mount({ data, parentElement }) {
+export default async function mount({ data: { json }, parentElement }) {
   const host = parentElement.querySelector('.panel')
   let panel = panels.get(host)
   if (!panel) panels.set(host, (panel = new Panel(host)))
-  await panel.show(data)
+  await panel.show(JSON.parse(json))
   return () => setTimeout(() => { if (!host.isConnected) panel.signal.abort() }, 1000)
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from coronary.viewer.results import ARTERIES
+from shared.niivue.component import packed
 
 HERE = Path(__file__).parent
 SIDES = {1: "LCA", 2: "RCA", 3: "unknown"}
@@ -26,7 +27,7 @@ def branch_panel(case_url: str, result: str, present: tuple[int, ...], *, less_p
         if artery.value in present
     ]
     data = {"url": case_url, "result": result, "arteries": arteries, "width_mm": WIDTH_MM, "less_px": less_px}
-    _component()(key=key, data=data)
+    _component()(key=key, data=packed(data))
 
 
 @cache

@@ -133,7 +133,7 @@ def _write(folder: Path, volume: Volume, segmentation: Segmentation, tree: Tree)
     """Write the files to download; gives what could not be."""
     write_mask(segmentation, folder / "mask.nii.gz")
     write_json(tree.to_dict() | {"findings": list(segmentation.findings)}, folder / "tree.json")
-    write_csv(tree.to_rows(), folder / "tree.csv")
+    write_csv(tree.to_rows(), folder / "tree.csv", Tree.COLUMNS)
     write_preview(volume, segmentation, tree, folder / "preview.png")
     if segmentation.labels.any():
         write_mesh(segmentation, folder / "arteries.stl")

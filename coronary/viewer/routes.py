@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COOKIE = "skiagram_visitor"
 PREFIX = "/skiagram"
+HOME_PICTURE = f"{PREFIX}/home.webp"
 RESULT = r"result-[0-9a-f]{16}"
 SHOWN = re.compile(rf"(first|fine)\.f16|{RESULT}/((compare-[0-9a-f]{{16}}/)?labels\.u8|surface-\d\.mz3|tree\.json)")
 # What may be downloaded, and what its name ends in.
@@ -77,7 +78,15 @@ def case_routes() -> list[BaseRoute]:
         Route(f"{base}/straight/{{result}}/{{branch:int}}.png", _own(_straight)),
         Route(f"{base}/download/{{result}}/{{name}}", _own(_download)),
         Route(f"{base}/{{file:path}}", _own(_shown)),
+        Route(HOME_PICTURE, _home_picture),
     ]
+
+
+def _home_picture(_request: Request) -> Response:
+    """Serve the home page's picture, which docs/screenshots.py makes."""
+    from starlette.responses import FileResponse
+
+    return FileResponse(Path(__file__).with_name("home.webp"), headers={"Cache-Control": "public, max-age=3600"})
 
 
 def _own(serve: Callable[[Request, Case], Response]) -> Callable[[Request], Response]:

@@ -10,6 +10,7 @@ Volumes do not go through Streamlit: the component is given addresses, and the b
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -128,7 +129,15 @@ def scene(
 def volume_view(shown: dict[str, Any], *, key: str, prefix: str = "/skiagram") -> None:
     """Show a ``scene``. A rerun with the same scene loads nothing and moves nothing."""
     assets = f"{prefix}/assets/{asset_hash()}"
-    _component(assets)(key=key, data=shown | {"assets": assets})
+    _component(assets)(key=key, data=packed(shown | {"assets": assets}))
+
+
+def packed(data: dict[str, Any]) -> dict[str, str]:
+    """Data of a component as one text, which its script parses.
+
+    To see whether a list or dict is a table, Streamlit imports pandas: a second before the first picture.
+    """
+    return {"json": json.dumps(data)}
 
 
 def preload(*, prefix: str = "/skiagram") -> None:

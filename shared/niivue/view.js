@@ -21,7 +21,8 @@ const BAR_PX = 26 // at the top of each plane, for its name and slider
 const views = new WeakMap()
 let spare = null // a view made ready before there was anything to show
 
-export default async function mount({ data, parentElement }) {
+export default async function mount({ data: { json }, parentElement }) {
+  const data = JSON.parse(json)
   const host = parentElement.querySelector('.volume-view')
   let view = views.get(host)
   if (!view) {
@@ -145,6 +146,7 @@ class VolumeView {
     }
     const values = new Uint8Array(await (await fetched(labels.url)).arrayBuffer())
     this.nv.setLabels({ ...labels, values })
+    this.nv.scene.volScaleMultiplier = this.closeness()
     this.buildChips(labels.entries)
     for (const surface of surfaces ?? []) {
       const buffer = await (await fetched(surface.url)).arrayBuffer()
@@ -325,13 +327,22 @@ class VolumeView {
   reset() {
     this.nv.paused = true
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1]
-    this.nv.scene.volScaleMultiplier = 1.5 // what is marked fills the view, not the whole scan
+    this.nv.scene.volScaleMultiplier = this.closeness()
     this.nv.scene.renderAzimuth = 180 // seen from the front
     this.nv.scene.renderElevation = 10
     this.layOut(null)
     this.setWindow(this.shown.windows[0].low, this.shown.windows[0].high)
     this.nv.paused = false
     this.nv.goTo([0.5, 0.5, 0.5])
+  }
+
+  // How much larger than the whole scan 3D is drawn: what is marked fills the view, and stays in it however it is turned.
+  closeness() {
+    const { scan, labels } = this.shown
+    if (!labels) return 1
+    const extent = [0, 1, 2].map((k) => scan.dims[k] * Math.hypot(...[0, 1, 2].map((row) => scan.affine[row][k])))
+    const far = extent.map((mm, k) => mm * Math.max(Math.abs(labels.low[k] - 0.5), Math.abs(labels.high[k] - 0.5)))
+    return Math.min(Math.max(Math.hypot(...extent) / 2 / Math.hypot(...far), 1), 2)
   }
 
   goToMm(mm) {
@@ -381,7 +392,12 @@ class VolumeView {
   }
 }
 
-const HINT = 'Click: crosshair, or choose. Wheel: slice. Ctrl wheel: zoom. Shift drag: pan. Right drag: window. Double click: enlarge.'
+const GESTURES = [
+  ['Click, drag', 'crosshair'], ['Click an artery', 'choose its branch'], ['Wheel, arrow keys', 'slice'],
+  ['Ctrl + wheel', 'zoom'], ['Shift + drag', 'pan'], ['Right drag', 'window: width, level'], ['Double click', 'enlarge'],
+]
+const HELP = GESTURES.map(([gesture, does]) => `<dt>${gesture}</dt><dd>${does}</dd>`).join('')
+const HINT = GESTURES.map(([gesture, does]) => `${gesture}: ${does.split(':')[0]}`).join('   ')
 
 const TEMPLATE = `
 <div class="bar">
@@ -394,12 +410,13 @@ const TEMPLATE = `
     <output data-part="percent">60 %</output></label>
     <button type="button" data-part="outline" aria-pressed="false" title="Draw outlines only">Outline</button>
   </span>
-  <span class="group end"><button type="button" data-part="reset" title="Window, zoom and layout as at first">Reset</button></span>
+  <span class="group end"><button type="button" data-part="reset" title="Window, zoom and layout as at first">Reset</button>
+  <details class="help"><summary title="Mouse and keys" aria-label="Mouse and keys">?</summary><dl>${HELP}</dl></details></span>
 </div>
 <div class="stage" data-part="stage"><canvas data-part="canvas" aria-label="Scan"></canvas><div class="tiles" data-part="tiles"></div></div>
 <div class="status">
   <span data-part="place"></span><span data-part="value"></span><span data-part="label"></span>
-  <span class="hint" title="${HINT}">${HINT}</span>
+  <span class="hint">${HINT}</span>
   <span data-part="note"></span>
 </div>`
 

@@ -3,7 +3,7 @@
 import pytest
 from viewer_server import CHROMIUM, FLAGS, viewer
 
-WAIT_MS = 60_000  # a busy machine is no failure
+WAIT_MS = 180_000  # a busy machine is no failure
 
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop until it stops

@@ -3,10 +3,13 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from dicom_factory import write_series
 from PIL import Image
 
 from coronary.phantom import PhantomConfig, make_phantom, write_phantom
@@ -248,6 +251,26 @@ def test_model_precedence_and_a_wrong_model(visit, phantom, tmp_path):
         assert term in card.inner_text()
 
 
+def test_a_dicom_zip_gives_a_dicom_seg_of_its_series(visit, tmp_path):
+    hu = np.random.default_rng(0).normal(30, 20, (48, 40, 32)).astype(np.int16)  # no contrast: done in a moment
+    write_series(tmp_path / "series", hu, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    shutil.make_archive(str(tmp_path / "scan"), "zip", tmp_path / "series")
+    page = visit()
+    open_scan(page, tmp_path / "scan.zip")
+    page.get_by_role("button", name="Find the arteries").click()
+    link = page.locator('.links a[data-file="mask.seg.dcm"]')
+    link.wait_for()
+    with page.expect_download() as coming:
+        link.click()
+    assert coming.value.suggested_filename == "scan.seg.dcm"
+    coming.value.save_as(tmp_path / "seg.dcm")
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    one = pydicom.dcmread(next((tmp_path / "series").iterdir()))
+    assert seg.Modality == "SEG"
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == one.SeriesInstanceUID
+    assert page.get_by_text("no contrast-filled artery found").first.is_visible()
+
+
 def test_two_visitors_at_once(visit, phantom, long_scan):
     one, other = visit(), visit()
     open_scan(one, long_scan)
@@ -298,6 +321,7 @@ def test_uploads_leave_no_buffer_behind(visit, server, tmp_path):
         found_kb.append(_memory_kb(process.pid))
         path.unlink()
     assert found_kb[-1] < 1.5 * found_kb[0], found_kb
+    assert "/pandas/" not in Path(f"/proc/{process.pid}/maps").read_text()  # a second of every first picture, and 80 MB
     log = next((path for path in tmp_path.parent.glob("viewer*/server.log")), None)
     assert log is not None
     assert "Patient" not in log.read_text()
