@@ -60,7 +60,8 @@ def send(app, parts, pause_s=0.0, headers=()):
     scope = {
         "type": "http", "method": "POST", "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"",
         "root_path": "", "scheme": "http", "http_version": "1.1", "client": ("127.0.0.1", 1),
-        "server": ("localhost", 80), "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x"), *headers],
+        "server": ("localhost", 80),
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x"), *headers],
     }  # fmt: skip
     asyncio.run(app(scope, receive, respond))
     return answer["status"], taken
