@@ -26,6 +26,8 @@ Json = dict[str, Any]
 
 BUSY_MS = 30_000
 """How long SQLite waits for another writer."""
+READS = "skiagram_reads"
+"""Marks what only reads, and so need not wait for those who write."""
 SCHEMA_LOCK = 20_260_901
 """Any number, for Postgres' advisory lock: two servers that start at once make the tables one after the other."""
 
@@ -92,6 +94,7 @@ class Store:
         self.lease_s = lease_s
         try:
             self._engine, self._now = _open(sa.make_url(url))
+            self._reader = self._engine.execution_options(**{READS: True})
             with self._engine.begin() as db:
                 if db.dialect.name == "postgresql":
                     db.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
@@ -119,7 +122,7 @@ class Store:
 
     def unfinished(self) -> int:
         """Count the files that have no result yet."""
-        with self._engine.begin() as db:
+        with self._reader.begin() as db:
             return db.execute(sa.select(sa.func.count()).where(FILES.c.finished_s.is_(None))).scalar_one()
 
     def take(self) -> Held | None:
@@ -168,14 +171,15 @@ class Store:
 
     def read(self, job_id: str, owner: str) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]] | None:
         """Give a job's row and its files' rows, with ``held`` where one is in somebody's hand."""
-        with self._engine.begin() as db:
+        with self._reader.begin() as db:
             job = db.execute(sa.select(JOBS).where(JOBS.c.id == job_id, JOBS.c.owner == owner)).first()
             if job is None:
                 return None
             columns = (FILES.c.name, FILES.c.finished_s, FILES.c.result, FILES.c.error)
             held = (FILES.c.held_until_s >= self._now).label("held")
             files = sa.select(*columns, held).where(FILES.c.job_id == job_id).order_by(FILES.c.position)
-            return job, db.execute(files).all()
+            rows = db.execute(files).all()
+            return (job, rows) if rows else None  # deleted between the two
 
     def delete(self, job_id: str, owner: str) -> bool:
         """Delete a job with all that belongs to it; False if this owner has no such job."""
@@ -213,7 +217,7 @@ def _open(url: sa.URL) -> tuple[sa.Engine, sa.ColumnElement[float]]:
     _make_private(Path(url.database))
     engine = sa.create_engine(url, hide_parameters=True)
     sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))
+    sa.event.listen(engine, "begin", _begin_sqlite)
     return engine, (sa.func.julianday("now") - 2_440_587.5) * 86_400.0  # the Julian day of 1970-01-01
 
 
@@ -224,14 +228,21 @@ def _make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
+def _begin_sqlite(db: sa.Connection) -> None:
+    """Begin a transaction; one that will write says so at once, or two that have read would wait for each other."""
+    db.exec_driver_sql("BEGIN" if db.get_execution_options().get(READS) else "BEGIN IMMEDIATE")
+
+
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where this file says, and take the write lock at once
-    for setting in (
+    connection.isolation_level = None  # transactions begin as the function above says
+    settings = [
         f"busy_timeout = {BUSY_MS}",
-        "auto_vacuum = INCREMENTAL",  # counts for a new file only
         "journal_mode = WAL",
         "synchronous = FULL",  # what was accepted outlives a power cut
         "foreign_keys = ON",
         "secure_delete = ON",  # a deleted picture is overwritten
-    ):
+    ]
+    if connection.execute("PRAGMA page_count").fetchone() == (0,):  # a new file; else it would write, and so wait
+        settings.insert(1, "auto_vacuum = INCREMENTAL")
+    for setting in settings:
         connection.execute(f"PRAGMA {setting}")

@@ -278,6 +278,18 @@ def test_a_job_is_its_owners(url):
     assert [count(url, table) for table in (JOBS, FILES, PICTURES)] == [0, 0, 0]
 
 
+def test_asking_does_not_wait_for_those_who_write(url):
+    line = Jobs(url)
+    job_id = line.submit("me", [("a.png", PICTURE)])
+    with line.store._engine.begin() as writing:
+        writing.execute(FILES.update().values(tries=3))
+        started = time.monotonic()
+        assert line.status(job_id, "me").state == "queued"
+        assert line.queued() == 1
+        assert time.monotonic() - started < job_store.BUSY_MS / 2000
+    line.stop()
+
+
 def test_a_job_deleted_while_it_runs_leaves_nothing(url):
     begun, go_on = threading.Event(), threading.Event()
 
