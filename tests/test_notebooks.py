@@ -7,7 +7,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from shared.registry import TASKS
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+MODELS = FOLDER.parent / "data" / "models"
 NOTEBOOK = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 
 
@@ -42,6 +45,8 @@ def test_it_holds_no_logic(path):
 
 @NOTEBOOK
 def test_it_runs_from_top_to_bottom(path, monkeypatch):
+    if not any((MODELS / file).exists() for file in TASKS[path.stem].models.values()):
+        pytest.skip(f"no model of {path.stem} is shipped yet")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # Streamlit sets it, and the kernel would draw nothing
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
