@@ -17,6 +17,7 @@ const PLANES = [
 const SIDES = ['left', 'right', 'top', 'bottom'] // of the picture, of which `sides` names the patient's
 const QUARTERS = [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
 const LINE_COLOUR = [255, 245, 157], LINE_MM = 1
+const ROUND = 1.15 // a tree does not reach into the corners of its box
 const BAR_PX = 26 // at the top of each plane, for its name and slider
 const views = new WeakMap()
 let spare = null // a view made ready before there was anything to show
@@ -342,7 +343,7 @@ class VolumeView {
     if (!labels) return 1
     const extent = [0, 1, 2].map((k) => scan.dims[k] * Math.hypot(...[0, 1, 2].map((row) => scan.affine[row][k])))
     const far = extent.map((mm, k) => mm * Math.max(Math.abs(labels.low[k] - 0.5), Math.abs(labels.high[k] - 0.5)))
-    return Math.min(Math.max(Math.hypot(...extent) / 2 / Math.hypot(...far), 1), 2)
+    return Math.min(Math.max((ROUND * Math.hypot(...extent)) / 2 / Math.hypot(...far), 1), 2)
   }
 
   goToMm(mm) {
@@ -397,7 +398,7 @@ const GESTURES = [
   ['Ctrl + wheel', 'zoom'], ['Shift + drag', 'pan'], ['Right drag', 'window: width, level'], ['Double click', 'enlarge'],
 ]
 const HELP = GESTURES.map(([gesture, does]) => `<dt>${gesture}</dt><dd>${does}</dd>`).join('')
-const HINT = GESTURES.map(([gesture, does]) => `${gesture}: ${does.split(':')[0]}`).join('   ')
+const HINT = 'Wheel: slice   Ctrl + wheel: zoom   Right drag: window'
 
 const TEMPLATE = `
 <div class="bar">
