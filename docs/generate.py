@@ -1,4 +1,7 @@
-"""Write docs/reference/command-line.md from what ``--help`` prints: ``python docs/generate.py``."""
+"""Write the pages of docs/reference that the code itself can say: ``python docs/generate.py``.
+
+``command-line.md`` is what ``--help`` prints, ``service-settings.md`` the fields of the fracture service's settings.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,24 @@ from shared.registry import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "command-line.md"
+SETTINGS_PAGE = ROOT / "docs" / "reference" / "service-settings.md"
 HEAD = """\
 # Command line
 
 Written by `docs/generate.py` from `--help`; do not edit.
 
 Every verb takes `--quiet`, `--json` and `--debug`. [Exit codes](exit-codes.md) are the same for all verbs.
+"""
+
+SETTINGS_HEAD = """\
+# Settings of the fracture service
+
+Written by `docs/generate.py` from `bones/service/settings.py`; do not edit.
+
+Each is an environment variable of [`bones serve`](../how-to/bones-service.md).
+
+| variable | default | |
+|---|---|---|
 """
 
 
@@ -43,6 +58,21 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def settings_page() -> str:
+    """Return the page of the service's settings."""
+    from bones.service.settings import PREFIX, Settings
+
+    rows = []
+    for name, field in Settings.model_fields.items():
+        text = " ".join((field.description or "").replace("``", "`").split())
+        default = field.get_default()
+        default = str(default).lower() if isinstance(default, bool) else default
+        shown = "" if default in (None, ()) else f"`{default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {text.replace('|', '&#124;')} |\n")
+    return SETTINGS_HEAD + "".join(rows)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    for path, text in ((PAGE, page()), (SETTINGS_PAGE, settings_page())):
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")

@@ -135,6 +135,10 @@ def test_the_command_line_page_is_current():
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `just docs`"
 
 
+def test_the_page_of_the_services_settings_is_current():
+    assert generate.SETTINGS_PAGE.read_text(encoding="utf-8") == generate.settings_page(), "run `just docs`"
+
+
 def test_the_contrast_page_says_the_numbers_of_the_code():
     from coronary import contrast
 
