@@ -147,7 +147,7 @@ def project(
     picture = develop(density / np.percentile(density, 99), grow / SPACING_MM, 0.02, rng)
     outlines = []
     for k, shadow in shadows:
-        contour = _outline(_placed(shadow.astype(np.float32), size, lean, mirror) > 0.5)
+        contour = outline(_placed(shadow.astype(np.float32), size, lean, mirror) > 0.5)
         try:
             outlines.append((LEVELS[k], mend(contour, *size).corners_px))
         except PolygonError:  # cut off by the film's edge
@@ -173,7 +173,8 @@ def _placed(picture: np.ndarray, size: tuple[int, int], lean_degrees: float, mir
     return np.ascontiguousarray(leant[:, ::-1]) if mirror else np.asarray(leant)
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Return the corners of the border of a mask's largest piece; none where it is empty."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
     if not contours:
         return np.zeros((0, 2))
