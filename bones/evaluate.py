@@ -19,7 +19,7 @@ from bones.cases import Case, find_cases
 from bones.config import Config
 from bones.evaluate_gate import GateScores, evaluate_gate
 from bones.gate import GateDecision
-from bones.predict import NO_GATE, Predictor
+from bones.predict import NO_GATE, OPERATING_POINTS, Predictor
 from bones.scores import Scored, Scores, mask_pairs
 from bones.scoring import beside_truth
 from bones.splitting import group_cases, split_cases
@@ -233,7 +233,7 @@ def note_model(report: Report, predictor: Predictor) -> None:
 
 def points_of(predictor: Predictor) -> dict[str, float]:
     """Return the score that a box must reach at each operating point of the model."""
-    return {str(name): score for name, score in predictor.file.operating_points.items()}
+    return {name: predictor.file.operating_points[name] for name in OPERATING_POINTS}
 
 
 def from_model(predictor: Predictor) -> Find:

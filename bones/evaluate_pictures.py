@@ -73,9 +73,10 @@ def draw_curves(scores: Scores, path: Path) -> None:
         if reached.any():
             last = int(reached.sum()) - 1
             left.plot(curve.recall[last], curve.precision[last], marker, color=COLOURS[1], label=name)
-        if point["false_boxes_per_picture"] >= FROC_FROM:
+        if point["false_boxes_per_picture"] >= FROC_FROM and summary["true_boxes"]:
             middle.plot(point["false_boxes_per_picture"], point["true_boxes_found"], marker, color=COLOURS[1])
-    left.legend(frameon=False, fontsize=9, loc="upper right")
+    if left.get_legend_handles_labels()[0]:  # none where nothing reaches any point
+        left.legend(frameon=False, fontsize=9, loc="upper right")
     _draw_rates(right, summary["operating_points"])
     _save(figure, path)
 
@@ -92,7 +93,7 @@ def _draw_rates(axes: Any, points: dict[str, Any]) -> None:
                 )  # fmt: skip
     axes.set_xticks(range(len(points)), list(points))
     _finish(axes, "per picture, 95 % intervals", "", "", (-0.5, len(points) - 0.5))
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, loc="lower left")
 
 
 def draw_distribution(scores: Scores, path: Path) -> None:

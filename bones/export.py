@@ -67,7 +67,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
     metadata = _metadata(config, checkpoint, provenance) | network.metadata(model)
     export_onnx(
         network.exported(model.eval()), samples, fp32, metadata,
-        tolerance=network.tolerance, outputs=network.outputs, free_size=False,
+        outputs=network.outputs, free_size=False, **{"tolerance": network.tolerance, **network.options},
     )  # fmt: skip
     if int8:
         judged = some(split.validation, JUDGED)

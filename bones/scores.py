@@ -208,6 +208,8 @@ def mask_pairs(found: Detections, case: Case) -> MaskPairs | None:
     areas = masks.sum(axis=(1, 2))
     overlap = np.zeros((len(found), len(labels)))
     for row, polygon in zip(overlap, found.polygons_px, strict=True):
+        if len(polygon) < 3:  # a mask that nowhere reaches a half
+            continue
         inside = filled((polygon,), case.width_px, case.height_px)
         shared = masks[:, inside].sum(axis=1)
         row[:] = shared / np.maximum(areas + inside.sum() - shared, 1)
