@@ -50,14 +50,14 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     _check_processes(settings)
     processes = settings.devices * settings.nodes
     accelerator = "cuda" if on_cuda else "cpu"
-    mixed = settings.precision != "32-true"
+    precision = settings.precision
     return Fabric(
         accelerator=accelerator,
         devices=[index] if on_cuda and settings.devices == 1 else settings.devices,
         num_nodes=settings.nodes,
         # Buffers are averaged by average_buffers; a broadcast in forward would wait for a process that failed.
         strategy=DDPStrategy(timeout=PATIENCE, forward_sync_buffers=False) if processes > 1 else "auto",
-        plugins=[MixedPrecisionInside(settings.precision, accelerator)] if mixed else None,
+        plugins=None if precision == "32-true" else [MixedPrecisionInside(precision, accelerator)],
     )
 
 
