@@ -19,8 +19,8 @@ from service_factory import photograph, png, settings_in
 from bones.service import create_app
 
 KEY = "a-key-for-schemathesis-01"
-FEW, MANY = 30, 400
-"""Examples of each operation, right ones and wrong ones; some have but one."""
+FEW, MANY = 30, 150
+"""Requests to each of the seven operations that take any, right ones and as many wrong ones."""
 
 PICTURES = st.sampled_from([png(broken()), photograph(), dicom(film()), b"", b"GIF89a", png(broken())[:90]])
 for media_type in ("image/png", "image/jpeg", "image/tiff", "image/bmp", "application/dicom"):
@@ -89,5 +89,8 @@ def test_made_up_requests_find_nothing(described, path, method, mode):
 
 
 @pytest.mark.slow
-def test_2000_made_up_requests_find_nothing(described):
-    assert sum(ask(described, *operation, mode, MANY) for operation in OPERATIONS for mode in MODES) >= 2000
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_2000_made_up_requests_find_nothing(described, path, method, mode):
+    asked = ask(described, path, method, mode, MANY)
+    assert asked >= MANY or path in ("/health", "/ready")  # which have but one
