@@ -25,7 +25,6 @@ from bones.service.problems import Problem
 from bones.service.session import COOKIE, Session, Sessions
 from bones.service.uploads import read_picture
 from bones.service.views import View
-from shared.io.radiograph import SUFFIXES
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parents[1] / "data" / "samples" / "bones" / "lower-leg.png"
@@ -267,7 +266,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     loaded.filters["json_uri"] = _json_uri
-    loaded.globals |= {"accept": ",".join(SUFFIXES), "formats": FORMAT_NAMES, "version": static_version()}
+    loaded.globals |= {"formats": FORMAT_NAMES, "version": static_version()}
     return loaded
 
 

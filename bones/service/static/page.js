@@ -2,6 +2,8 @@
 // The server draws everything; without this script the same forms work by themselves.
 import { mount } from "./picture.js";
 
+const BUSY = [429, 503];
+const TRIES = 6;
 const FIND = { segment: "Looking for bone", detect: "Looking for fractures" };
 let file = null; // the picture at hand
 let drawn = null; // the one that is seen
@@ -24,10 +26,10 @@ async function ask(action, given, fields = {}) {
   const sent = { csrf: main().dataset.csrf, scripted: "true", ...fields };
   for (const [name, value] of Object.entries(sent)) body.append(name, value);
   body.append("file", given);
-  wait(FIND[new URL(action, location).pathname.split("/").pop()], given);
+  const words = FIND[new URL(action, location).pathname.split("/").pop()];
+  wait(given);
   try {
-    const answer = await fetch(action, { method: "POST", body, signal: mine.signal });
-    show(await answer.text());
+    show(await answerTo(action, body, words, mine.signal));
     drawn = given;
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -38,6 +40,19 @@ async function ask(action, given, fields = {}) {
       document.body.classList.remove("busy");
       say("");
     }
+  }
+}
+
+/** Send a form; where the service is busy, again when it says. */
+async function answerTo(action, body, words, signal) {
+  for (let left = TRIES; ; left--) {
+    say(`${words} …`);
+    const answer = await fetch(action, { method: "POST", body, signal });
+    const seconds = Number(answer.headers.get("Retry-After"));
+    if (!BUSY.includes(answer.status) || !seconds || left === 1) return answer.text();
+    say(`The service is busy; again in ${seconds} s …`);
+    await new Promise((go) => setTimeout(go, seconds * 1000));
+    signal.throwIfAborted();
   }
 }
 
@@ -56,9 +71,8 @@ function show(html) {
 }
 
 /** Show that something is going on, with the picture itself where the browser knows its kind. */
-function wait(text, given) {
+function wait(given) {
   document.body.classList.add("busy");
-  say(`${text} …`);
   const stage = document.querySelector(".stage");
   if (!stage || (stage.querySelector(".picture") && given === drawn)) return;
   const image = new Image();
@@ -82,7 +96,7 @@ function complain(title, detail) {
   note.setAttribute("role", "alert");
   note.append(Object.assign(document.createElement("b"), { textContent: title }));
   note.append(Object.assign(document.createElement("p"), { textContent: detail }));
-  (document.querySelector(".drop") ?? document.querySelector(".steps")).prepend(note);
+  document.querySelector(".drop, .steps li").prepend(note);
 }
 
 const megabytes = (bytes) => (bytes / 1048576).toFixed(bytes < 10485760 ? 1 : 0);

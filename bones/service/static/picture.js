@@ -103,7 +103,8 @@ function scores(main, view) {
   function draw() {
     for (const box of boxes) box.classList.toggle("below", Number(box.dataset.score) < least);
     const shown = main.querySelectorAll(".found li:not(.below)").length;
-    count.textContent = `${shown || "No"} ${shown === 1 ? "box" : "boxes"}`;
+    count.textContent = `${shown} ${shown === 1 ? "box" : "boxes"}`;
+    count.hidden = shown === 0;
     main.querySelector(".nothing").style.display = shown ? "none" : "block";
     slider.value = least;
     slider.nextElementSibling.textContent = least.toFixed(2);
