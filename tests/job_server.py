@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from bones.service import jobs
 from bones.service.problems import Problem
 
@@ -32,15 +34,16 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-def serve(url: str, folder: str, accept: int, lease_s: float) -> None:
-    """Accept files until there are ``accept`` in all, work files off, until killed.
+def serve(url: str, folder: str, lease_s: float) -> None:
+    """Accept a file every so often until there is one called ``enough`` in the folder; work files off until killed.
 
     ``accepted`` in the folder gets a line for each file once it is accepted: its job, and the hash of its bytes.
-    ``begun`` gets one for each picture that is begun: the worker's process and the picture's hash.
+    ``begun`` gets one for each picture that is begun: the worker's process and the picture's hash. ``ended`` is there
+    when no more files are accepted.
     """
     parent = os.getppid()
     jobs.POLL_S = jobs.RETRY_S = 0.02
-    accepted, begun = Path(folder, "accepted"), Path(folder, "begun")
+    accepted, begun, enough, ended = (Path(folder, name) for name in ("accepted", "begun", "enough", "ended"))
 
     def work(picture: bytes) -> dict[str, Any]:
         sha256 = hashlib.sha256(picture).hexdigest()
@@ -53,12 +56,13 @@ def serve(url: str, folder: str, accept: int, lease_s: float) -> None:
 
     line = jobs.Jobs(url, threads=2, lease_s=lease_s)
     line.start(work)
-    while len(read_lines(accepted)) < accept:
+    while not enough.exists():
         picture = random.Random(os.urandom(8)).randbytes(50_000)
         job_id = line.submit(OWNER, [("film.png", picture)])
         with accepted.open("a") as lines:
             lines.write(f"{job_id} {hashlib.sha256(picture).hexdigest()}\n")
         time.sleep(SUBMIT_EVERY_S)
+    ended.touch()
     while os.getppid() == parent:  # killed tests leave no servers
         time.sleep(0.2)
     os._exit(1)
@@ -70,11 +74,11 @@ class Servers:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process, self._alive = process, set[int]()
 
-    def start(self, url: str, folder: Path, accept: int, lease_s: float) -> int:
+    def start(self, url: str, folder: Path, lease_s: float) -> int:
         """Start one and return its process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([url, str(folder), accept, lease_s]) + "\n")
+        self._process.stdin.write(json.dumps([url, str(folder), lease_s]) + "\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
         self._alive.add(pid)
@@ -104,6 +108,8 @@ def servers() -> Iterator[Servers]:
 
 
 if __name__ == "__main__":
+    for url in ("sqlite://", "postgresql+psycopg://"):
+        sa.create_engine(url)  # forks need not import the drivers
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the killed are buried at once
     for command in sys.stdin:
         if child := os.fork():

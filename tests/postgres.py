@@ -60,6 +60,19 @@ def postgres() -> Iterator[Callable[[], str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def out_of_reach(url: str) -> Iterator[None]:
+    """End all connections to a database, and let none in meanwhile."""
+    name, _, folder = url.removeprefix(f"postgresql://{USER}@/").partition("?host=")
+    with psycopg.connect(host=folder, user=USER, dbname="postgres", autocommit=True) as db:
+        db.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        try:
+            yield
+        finally:
+            db.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
 def _wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
     """Wait until it answers."""
     end = time.monotonic() + START_S

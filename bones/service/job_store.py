@@ -24,6 +24,8 @@ from shared.errors import SetupError
 
 Json = dict[str, Any]
 
+CONNECT_S = 10
+"""How long Postgres may take to answer."""
 BUSY_MS = 30_000
 """How long SQLite waits for another writer."""
 READS = "skiagram_reads"
@@ -210,7 +212,12 @@ def _in_hand(held: Held) -> sa.ColumnElement[bool]:
 def _open(url: sa.URL) -> tuple[sa.Engine, sa.ColumnElement[float]]:
     """Open the database; the second is its clock, in seconds since 1970."""
     if url.get_backend_name() == "postgresql":
-        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"connect_timeout": CONNECT_S},
+            pool_pre_ping=True,  # a connection that the server has ended is made anew
+            hide_parameters=True,  # errors show no pictures
+        )
         return engine, sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise sa.exc.ArgumentError("neither sqlite:///FILE nor postgresql://HOST/DATABASE")

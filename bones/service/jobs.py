@@ -12,7 +12,8 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,18 +108,24 @@ class Jobs:
         """Accept files, each with its name, and return the job's id.
 
         Raises:
-            Problem: too many wait already.
+            Problem: too many wait already, or the database does not answer.
         """
-        waiting = self.queued()
-        if waiting + len(files) > self.max_queued:
-            raise Problem("busy", f"{waiting} pictures wait already; come back later", retry_after_s=30)
-        job_id = self.store.add(owner, files, self.keep_s)
+        with _answering():
+            waiting = self.store.unfinished()
+            if waiting + len(files) > self.max_queued:
+                raise Problem("busy", f"{waiting} pictures wait already; come back later", retry_after_s=30)
+            job_id = self.store.add(owner, files, self.keep_s)
         self._news.set()
         return job_id
 
     def status(self, job_id: str, owner: str) -> JobStatus | None:
-        """Say how far a job is, and give the results so far; None if this owner has no such job."""
-        found = self.store.read(job_id, owner) if ID.fullmatch(job_id) else None
+        """Say how far a job is, and give the results so far; None if this owner has no such job.
+
+        Raises:
+            Problem: the database does not answer.
+        """
+        with _answering():
+            found = self.store.read(job_id, owner) if ID.fullmatch(job_id) else None
         if found is None:
             return None
         job, rows = found
@@ -126,15 +133,25 @@ class Jobs:
         return JobStatus(job.id, job.created_s, job.expires_s, files)
 
     def delete(self, job_id: str, owner: str) -> bool:
-        """Delete a job, its pictures and its results; False if this owner has no such job."""
-        if not ID.fullmatch(job_id) or not self.store.delete(job_id, owner):
-            return False
-        self.store.give_back_space()
-        return True
+        """Delete a job, its pictures and its results; False if this owner has no such job.
+
+        Raises:
+            Problem: the database does not answer.
+        """
+        with _answering():
+            if not ID.fullmatch(job_id) or not self.store.delete(job_id, owner):
+                return False
+            self.store.give_back_space()
+            return True
 
     def queued(self) -> int:
-        """Count the files, of all owners and servers, that have no result yet."""
-        return self.store.unfinished()
+        """Count the files, of all owners and servers, that have no result yet.
+
+        Raises:
+            Problem: the database does not answer.
+        """
+        with _answering():
+            return self.store.unfinished()
 
     def start(self, work: Callable[[bytes], Json]) -> None:
         """Work files off from now on: ``work`` gives a picture's result, and is called from several threads.
@@ -202,7 +219,7 @@ class Jobs:
             log.error("job %s, file %d: %s\n%s", held.job_id, held.position, type(fault).__name__, places)
             error = Problem("failed", "this should not have happened; the service's log says where").details()
         self.store.finish(held, result=result, error=error)
-        if self.queued() == 0:
+        if self.store.unfinished() == 0:
             self.store.give_back_space()
         return False
 
@@ -221,6 +238,21 @@ class Jobs:
                 log.error("leases cannot be renewed just now: %s", type(error).__name__)
             if self._stopped.wait(self.store.lease_s / 4):
                 return
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Tell who asks that the database is not there, and the log why.
+
+    Raises:
+        Problem: it is not.
+    """
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        log.error("the jobs' database does not answer: %s", type(error).__name__)
+        detail = "the jobs' database does not answer; come back in a moment"
+        raise Problem("not-ready", detail, retry_after_s=10) from None
 
 
 def _state(row: sa.Row[Any]) -> State:
