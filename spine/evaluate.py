@@ -22,7 +22,7 @@ from spine.cases import PARTS, Film, find_films, read_labels
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import Mask, mask_of, mask_overlaps
-from spine.predict import OperatingPoint, Predictor, SpineResult, named
+from spine.predict import OperatingPoint, Predictor, SpineResult
 from spine.scoring import Named, Naming, compare_names, confidence_curves, scores_at
 
 LOWEST_CONFIDENCE = 0.001  # of the curves and of average precision, as in ultralytics' validation
@@ -264,7 +264,7 @@ def score_film(film: Film, predictor: Predictor) -> Scored:
     point = predictor.operating_point
     everything = predictor.candidates(radiograph, OperatingPoint(confidence=LOWEST_CONFIDENCE, iou=point.iou))
     sure = everything.above(point.confidence)
-    result = named(sure, radiograph.width_px, radiograph.height_px)
+    result = predictor.named(sure, radiograph.width_px, radiograph.height_px)
     assert result.detector_scores is not None
     ranked = Detections(
         result.boxes_px, result.scores * result.detector_scores, result.labels, result.names,

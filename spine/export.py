@@ -96,13 +96,14 @@ def export_run(
 
 
 def _point(judged: Path, films: Sequence[Film], files: Iterable[Path]) -> None:
-    """Choose the default operating point of a model, and write it into its files."""
-    from spine.tuning import choose_point
+    """Choose how a model's candidates are to be taken, and write it into its files."""
+    from spine.tuning import choose
 
-    point, shares = choose_point(Predictor(judged, "cpu"), films)
-    points = {name: named.model_dump() for name, named in (OPERATING_POINTS | {"default": point}).items()}
+    chosen = choose(Predictor(judged, "cpu"), films)
+    points = {name: point.model_dump() for name, point in (OPERATING_POINTS | {"default": chosen.point}).items()}
+    changes = {"operating_points": points, "neighbour": chosen.neighbour, "right_names_by_confidence": chosen.shares}
     for file in files:
-        update_metadata(file, {"operating_points": points, "right_names_by_confidence": shares})
+        update_metadata(file, changes)
 
 
 def finish(

@@ -8,6 +8,7 @@ size and any part of the spine.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ FILM = OrderModel(
     odd=(0.002, 0.002, 0.005),
     inside=0.7,
 )
+
+
+@cache
+def film_model(neighbour: float) -> OrderModel:
+    """FILM for a detector that gives thoracic and lumbar levels a neighbour's name in this share of cases."""
+    return replace(FILM, scores=ClassScores(neighbour=(max(ClassScores.neighbour[0], neighbour), neighbour)))
 
 
 @cache

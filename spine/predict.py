@@ -31,6 +31,8 @@ from spine.config import LEVELS
 from spine.decode import Candidates, decode
 from spine.masks import Mask
 from spine.order import Missing, Naming, name_vertebrae
+from spine.order_constants import film_model
+from spine.order_model import ClassScores
 from spine.preprocess import preprocess
 
 Image: TypeAlias = Any  # Path | str | bytes | an open file | array y x or y x 3 | Radiograph
@@ -55,6 +57,8 @@ class ModelFile(Config):
     size_px: PositiveInt
     operating_points: dict[str, OperatingPoint] = Field(min_length=1)
     """By name; ``default`` is used where none is asked for."""
+    neighbour: float = Field(ClassScores.neighbour[1], gt=0, lt=1)
+    """How often this network gives a level its neighbour's name, as `spine.order` is to take its scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,11 @@ class Predictor:
             film = as_radiograph(image)
         candidates = self.candidates(film, stage=stage)
         with stage("names"):
-            return named(candidates, film.width_px, film.height_px)
+            return self.named(candidates, film.width_px, film.height_px)
+
+    def named(self, candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
+        """Name the candidates of a film by their order, as this network's scores are to be taken."""
+        return named(candidates, width_px, height_px, self.file.neighbour)
 
     def candidates(
         self, image: Image, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
@@ -185,12 +193,17 @@ class Predictor:
             return decode(outputs, letterbox, point.confidence, point.iou)
 
 
-def named(candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
-    """Name the candidates of a film by their order; those that are no vertebra are left out."""
+def named(
+    candidates: Candidates, width_px: int, height_px: int, neighbour: float = ClassScores.neighbour[1]
+) -> SpineResult:
+    """Name the candidates of a film by their order; those that are no vertebra are left out.
+
+    ``neighbour`` is how often their scores stand for a neighbour's level.
+    """
     naming = name_vertebrae(
         candidates.centres_px.astype(np.float64), candidates.sizes_px.astype(np.float64),
         candidates.scores.astype(np.float64), candidates.confidences.astype(np.float64),
-        picture_px=(height_px, width_px),
+        picture_px=(height_px, width_px), model=film_model(neighbour),
     )  # fmt: skip
     kept = sorted(
         (k for k, label in enumerate(naming.labels) if label is not None),

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, tiny_model, write_film
+from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, finds, tiny_model, write_film
 
 from spine.cases import Film
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import mask_of
-from spine.predict import OperatingPoint, Predictor
+from spine.predict import OperatingPoint, Predictor, named
 from spine.scoring import Named
-from spine.tuning import CONFIDENCES, Tried, best, choose_point, shares_right
+from spine.tuning import CONFIDENCES, NEIGHBOURS, Tried, best, choose, shares_right
 
 
 def candidates(boxes, levels, sure):
@@ -26,7 +26,7 @@ def test_a_faint_vertebra_counts_until_its_confidence_is_asked_for():
     film = Tried(
         candidates(SPINE_BOXES, SPINE_LEVELS, sure), Named(SPINE_BOXES, np.array(SPINE_LEVELS)), WIDTH_PX, HEIGHT_PX
     )
-    shares = shares_right([film])
+    shares = shares_right([film], 0.12)
     assert [shares[confidence] for confidence in (0.02, 0.1, 0.14, 0.5)] == pytest.approx([1, 1, 5 / 6, 5 / 6])
     assert best(shares) == 0.05  # the middle of 0.02 to 0.1
 
@@ -43,8 +43,17 @@ def test_films_are_read_once_and_the_overlap_is_the_models_own(tmp_path):
         for level, (a, b, c, d) in zip(SPINE_LEVELS, SPINE_BOXES, strict=True)
     ]
     (tmp_path / "film.txt").write_text("\n".join(lines))
-    predictor = Predictor(tiny_model(), "cpu", operating_point=OperatingPoint(confidence=0.3, iou=0.4))
-    point, shares = choose_point(predictor, [Film(image, tmp_path / "film.txt", "val", "one")])
-    assert point.iou == 0.4
-    assert point.confidence in CONFIDENCES
-    assert set(shares) == set(CONFIDENCES)
+    predictor = finds(Predictor(tiny_model(), "cpu", operating_point=OperatingPoint(confidence=0.3, iou=0.4)))
+    chosen = choose(predictor, [Film(image, tmp_path / "film.txt", "val", "one")])
+    assert chosen.point.iou == 0.4
+    assert chosen.point.confidence in CONFIDENCES
+    assert chosen.neighbour == NEIGHBOURS[0]  # all do as well
+    assert chosen.shares == pytest.approx(dict.fromkeys(CONFIDENCES, 1.0))
+
+
+def test_how_far_names_are_trusted_is_the_models_own():
+    """The same candidates with the right names: surer where a neighbour's name is all but unheard of."""
+    given = candidates(SPINE_BOXES, SPINE_LEVELS, np.full(6, 0.6))
+    trusting, doubting = (named(given, WIDTH_PX, HEIGHT_PX, neighbour) for neighbour in (0.01, 0.45))
+    assert trusting.labels.tolist() == SPINE_LEVELS
+    assert trusting.scores.min() > doubting.scores.min() + 0.01
