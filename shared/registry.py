@@ -64,6 +64,7 @@ TASKS: Mapping[str, Task] = {
         own_verbs={
             "check": "look for what would spoil training in a data set",
             "sweep": "train and score over sizes, rates and epochs",
+            "serve": "answer people in the browser and programs over HTTP",
         },
     ),
     "coronary": Task(

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 generate = importlib.import_module("generate")
 sys.path.pop(0)
 
-FOLDERS = ("docs", "coronary", "shared", "data", "tests", "benchmarks", "recipes")
+FOLDERS = ("docs", "bones", "coronary", "spine", "shared", "data", "tests", "benchmarks", "recipes")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 PAGE = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 CALL = re.compile(
