@@ -31,7 +31,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 from bones_predict import ROOT, Reference, our_files, pictures, shipped_model, torch_detector
+from fastapi import FastAPI, UploadFile
 
 from bones.cases import Case
 from bones.config import Config
@@ -103,9 +105,6 @@ def model_files(config: Config, shipped: Path | None, out: Path, cases: Sequence
 
 def serve_reference(config: Config, shipped: Path | None, port: int) -> None:
     """Be the reference app, with its models loaded once."""
-    import uvicorn
-    from fastapi import FastAPI, UploadFile
-
     reference = Reference(torch_detector(config, shipped), SegNet(64).eval())
     app = FastAPI()
 
@@ -119,7 +118,6 @@ def serve_reference(config: Config, shipped: Path | None, port: int) -> None:
         kept = found.scores >= 0.5
         return {"boxes": found.boxes_px[kept].tolist(), "scores": found.scores[kept].tolist()}
 
-    detect.__globals__["UploadFile"] = UploadFile  # annotations are looked up there
     uvicorn.run(app, port=port, log_level="warning")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Query, Request, Security, UploadFile
 from fastapi.security import HTTPBearer
 
-from bones.service.guard import PictureRoute
+from bones.service.guard import PictureRoute, while_there
 from bones.service.inference import Pool
 from bones.service.problems import Problem, responses
 from bones.service.schemas import Detected, Segmented
@@ -68,7 +68,7 @@ async def look(request: Request, what: str, name: str, picture: bytes, **argumen
     """
     pool: Pool = request.app.state.pool
     try:
-        found = await pool.run(what, picture, name=name, **arguments)
+        found = await while_there(request, pool.run(what, picture, name=name, **arguments))
     except Problem as problem:
         pool.metrics.pictures.labels(what, problem.slug).inc()
         raise

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -26,6 +26,7 @@ from bones.service.inference import Pool
 from bones.service.problems import Problem
 from bones.service.settings import MEBIBYTE, Settings
 
+T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 FORM_BYTES = 64 * 1024
 """What a form has beside its files: boundaries, names, a few fields."""
@@ -176,6 +177,29 @@ class JobRoute(KeyedRoute):
     def place(self, guard: Guard) -> AbstractContextManager[None]:
         """Take one of the few places for jobs that arrive."""
         return guard.job_place()
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work as long as the client does: what nobody waits for any more gives its place in the line away.
+
+    Raises:
+        Problem: the client has gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Problem("gone", "nobody waits for the answer any more")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _check_declared(request: Request, max_bytes: int) -> None:

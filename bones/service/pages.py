@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bones.service.auth import LOCAL, Keys
-from bones.service.guard import Handler, KeyedRoute, PictureRoute
+from bones.service.guard import Handler, KeyedRoute, PictureRoute, while_there
 from bones.service.inference import Pool
 from bones.service.problems import Problem
 from bones.service.session import COOKIE, Session, Sessions
@@ -165,7 +165,7 @@ async def look(request: Request, what: str, picture: bytes, **arguments: Any) ->
     """
     pool: Pool = request.app.state.pool
     try:
-        view = View.model_validate(await pool.run(what, picture, **arguments))
+        view = View.model_validate(await while_there(request, pool.run(what, picture, **arguments)))
     except Problem as problem:
         pool.metrics.pictures.labels(what, problem.slug).inc()
         raise

@@ -29,6 +29,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "unusable-picture": (422, "The picture cannot be used"),
     "too-slow": (422, "The picture took too long"),
     "too-many-requests": (429, "Too many requests"),
+    "gone": (499, "The client has gone"),  # as proxies log it; nobody reads it
     "failed": (500, "The service failed"),
     "busy": (503, "The service is busy"),
     "stopping": (503, "The service is stopping"),

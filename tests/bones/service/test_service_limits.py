@@ -44,6 +44,15 @@ def idle(tmp_path):
     return lambda **changes: client_of(settings_in(tmp_path, **changes))
 
 
+def asking_to_detect(headers=()):
+    return {
+        "type": "http", "method": "POST", "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"",
+        "root_path": "", "scheme": "http", "http_version": "1.1", "client": ("127.0.0.1", 1),
+        "server": ("localhost", 80),
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x"), *headers],
+    }  # fmt: skip
+
+
 def send(app, parts, pause_s=0.0, headers=()):
     """Ask the application for a detection; give the status and how many parts of the body it took."""
     taken, answer = 0, {}
@@ -57,13 +66,7 @@ def send(app, parts, pause_s=0.0, headers=()):
     async def respond(message):
         answer.setdefault("status", message.get("status"))
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"",
-        "root_path": "", "scheme": "http", "http_version": "1.1", "client": ("127.0.0.1", 1),
-        "server": ("localhost", 80),
-        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x"), *headers],
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, respond))
+    asyncio.run(app(asking_to_detect(headers), receive, respond))
     return answer["status"], taken
 
 
@@ -102,6 +105,32 @@ def test_a_full_line_is_said_before_the_body_is_read(idle):
         away = client.post("/v1/detect", files=upload(png(broken())))
         assert int(away.headers["retry-after"]) >= 1
         assert away.json()["type"].endswith(":busy")
+
+
+def test_nobody_works_for_a_client_that_has_gone(idle):
+    ends = []
+
+    async def forever(what, picture, **arguments):
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ends.append(what)
+
+    async def respond(message):
+        ends.append(message.get("status"))
+
+    app = idle(max_queue=0).app
+    app.state.pool.run = forever
+    body = FORM + told("sleep 600") + b"\r\n--x--\r\n"
+    coming = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(coming)
+
+    asyncio.run(app(asking_to_detect(), receive, respond))
+    assert ends[:2] == ["detect", 499]
+    with app.state.pool.place():  # its place is free again
+        pass
 
 
 def test_few_jobs_arrive_at_a_time(idle):
@@ -295,10 +324,12 @@ def test_a_stop_lets_running_requests_finish(tmp_path):
                 form = upload(told(f"sleep {seconds}"))
                 answers.append(httpx.post(f"http://127.0.0.1:{port}/v1/detect", files=form, timeout=60))
 
-            asking = [threading.Thread(target=ask, args=(seconds,)) for seconds in (1.5, 0)]
+            asking = [threading.Thread(target=ask, args=(seconds,)) for seconds in (5, 0)]
             for each in asking:
                 each.start()
-                time.sleep(0.3)
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline and not httpx.get(f"http://127.0.0.1:{port}/ready").json()["waiting"]:
+                time.sleep(0.05)
             server.terminate()
             for each in asking:
                 each.join()
