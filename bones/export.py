@@ -16,6 +16,7 @@ from bones.decode import YOLO_SELECTION, Selection
 from bones.evaluate import evaluate_cases, from_model, is_labelled, note_model, points_of
 from bones.evaluate_gate import GateScores, evaluate_gate
 from bones.gate import GateSettings
+from bones.masks import has_bone_mask
 from bones.model import build
 from bones.predict import METADATA_VERSION, OPERATING_POINTS, Gate, Predictor
 from bones.preprocess import fit
@@ -70,10 +71,10 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
         outputs=network.outputs, free_size=False, **{"tolerance": network.tolerance, **network.options},
     )  # fmt: skip
     if int8:
-        judged = some(split.validation, JUDGED)
+        judged = some(network.usable(split.validation), JUDGED)
         calibration = squares(some(split.training, CALIBRATED), network.size_px)
         quantise(fp32, out, calibration, lambda path: network.score(path, judged), correct_bias=network.correct_bias)
-    for name, value in network.chosen(out, some(split.training, POINTED)).items():
+    for name, value in network.chosen(out, some(network.usable(split.training), POINTED)).items():
         for file in {fp32, out}:
             update_metadata(file, {name: value})
     return out
@@ -104,6 +105,10 @@ class GateExport:
             "gate": GateSettings().model_dump(mode="json"),
             "intended_use": "tells radiographs of bone from other pictures; research only, not a medical device",
         }  # fmt: skip
+
+    def usable(self, cases: Sequence[Case]) -> Sequence[Case]:
+        """Return the cases whose bone is drawn."""
+        return [case for case in cases if has_bone_mask(case)]
 
     def score(self, path: Path, cases: Sequence[Case]) -> float:
         """Return the mean IoU of bone over the cases."""
@@ -162,6 +167,10 @@ class DetectorExport:
         if self.settings.kind == "yolo":
             found |= {"selection": YOLO_SELECTION.model_dump(mode="json"), "licence": "AGPL-3.0-or-later"}
         return found
+
+    def usable(self, cases: Sequence[Case]) -> Sequence[Case]:
+        """Return the cases of which it is known where fractures are; others would count as without."""
+        return [case for case in cases if is_labelled(case)]
 
     def score(self, path: Path, cases: Sequence[Case]) -> float:
         """Return AP50 over the cases."""

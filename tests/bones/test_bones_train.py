@@ -24,9 +24,10 @@ KINDS = {
     "segnet": {"network": "gate", "gate": {"size_px": 32, "width": 2}, "sampling": {"augment": "best"}},
     "unet": {"network": "gate", "gate": {"size_px": 32, "kind": "unet"}, "sampling": {"augment": "flips"}},
 }
-# In mixed precision, as every preset that is meant to be used.
+# In mixed precision, as every preset that is meant to be used; SGD's checkpoint is a third smaller than Adam's.
 SHORT = {
     "epochs": 1, "steps_per_epoch": 2, "batch": 1, "workers": 0, "learning_rate": 1e-5, "precision": "bf16-mixed",
+    "optimiser": "sgd",
 }  # fmt: skip
 
 
