@@ -215,25 +215,28 @@ def from_folder(folder: Path) -> Segment:
     """Masks that lie in a folder, lumen where not zero.
 
     Named ``ID.nii.gz`` (nnU-Net), ``ID.img.nii.gz`` (``coronary predict``), ``ID.label.nii.gz`` or ``ID_seg.nii.gz``,
-    in any format that is read, or the only mask in ``ID/`` (TotalSegmentator).
+    in any format that is read, or the only mask in ``ID/`` (TotalSegmentator). Sub-folders are searched: ``coronary
+    predict`` keeps those of its input.
 
     Raises:
         SetupError: no such folder.
     """
     if not folder.is_dir():
         raise SetupError(f"{folder}: no such folder; give the folder of masks")
-    masks = {stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and is_volume(path)}
+    masks: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and is_volume(path):
+            masks.setdefault(stem(path), []).append(path)
 
     def segment(case: Case) -> tuple[MaskArray, Grid]:
-        path = next(
-            (masks[case.name + end] for end in ("", ".img", ".label", "_seg") if case.name + end in masks), None
-        )
-        if path is None and (folder / case.name).is_dir():
-            inside = [file for file in (folder / case.name).iterdir() if file.is_file() and is_volume(file)]
-            path = inside[0] if len(inside) == 1 else None
-        if path is None:
+        named = (masks[case.name + end] for end in ("", ".img", ".label", "_seg") if case.name + end in masks)
+        inside = [path for paths in masks.values() for path in paths if path.parent == folder / case.name]
+        found = next(named, inside if len(inside) == 1 else [])
+        if not found:
             raise InputError(folder / case.name, "no mask of this case", f"name it {case.name}.nii.gz")
-        mask = read_volume(path)
+        if len(found) > 1:
+            raise InputError(found[0], f"a mask of case {case.name}, and so is {found[1]}", "keep one of them")
+        mask = read_volume(found[0])
         return mask.array != 0, mask.grid
 
     return segment

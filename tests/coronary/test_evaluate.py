@@ -129,6 +129,19 @@ def test_a_broken_case_is_named_and_the_others_are_scored(data, predictions, tmp
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["failed"] == 2
 
 
+def test_masks_lie_in_the_folders_of_their_scans(data, predictions, tmp_path):
+    """``coronary predict`` keeps ImageCAS's folders of two hundred."""
+    for name, below in (("1.nii.gz", "1-200/1.img.nii.gz"), ("2.img.nii.gz", "201-400/2.img.nii.gz")):
+        (predictions / below).parent.mkdir()
+        (predictions / name).rename(predictions / below)
+    scores = evaluate_folder(None, data, "all", tmp_path / "out", predictions=predictions)
+    assert [row["case"] for row in scores.rows] == ["1", "2", "10"]
+    save(vessels().astype(np.uint8), predictions / "again" / "1.img.nii.gz")
+    scores = evaluate_folder(None, data, "all", tmp_path / "out", predictions=predictions)
+    assert [row["case"] for row in scores.rows] == ["2", "10"]
+    assert "a mask of case 1, and so is" in scores.failures[0]
+
+
 def test_a_missing_mask_says_how_to_name_it(data, predictions, tmp_path):
     (predictions / "1.nii.gz").unlink()
     scores = evaluate_folder(None, data, "test", tmp_path / "out", predictions=predictions)
