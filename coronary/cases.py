@@ -38,11 +38,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a folder holds: whole ``cases``, files ``alone`` without their other half, and ids found ``twice``."""
+    """What a folder holds: whole ``cases``, files ``alone`` without their other half, and ids found ``twice``.
+
+    ``labels_twice`` are ids of which a second folder has several labels.
+    """
 
     cases: tuple[Case, ...]
     alone: tuple[Path, ...]
     twice: tuple[str, ...]
+    labels_twice: tuple[str, ...] = ()
 
 
 def scan_folder(directory: Path, labels: Path | None = None) -> Folder:
@@ -61,15 +65,22 @@ def scan_folder(directory: Path, labels: Path | None = None) -> Folder:
     for path in _files(directory, IMAGE):
         images.setdefault(path.name.removesuffix(IMAGE), []).append(path)
     cases, alone = [], []
-    elsewhere = None if labels is None else {path.name: path for path in _files(labels, ".nii.gz")}
+    elsewhere = None if labels is None else _by_name(labels)
     for name, paths in sorted(images.items(), key=lambda item: (len(item[0]), item[0])):
         label = _label_of(paths[0], name, elsewhere)
         if label is None:
             alone.append(paths[0])
         else:
             cases.append(Case(name, paths[0], label))
-    alone += [path for path in _files(directory, LABEL) if path.name.removesuffix(LABEL) not in images]
-    return Folder(tuple(cases), tuple(alone), tuple(name for name, paths in images.items() if len(paths) > 1))
+    if elsewhere is None:
+        alone += [path for path in _files(directory, LABEL) if path.name.removesuffix(LABEL) not in images]
+    else:
+        of_cases = tuple(name + end for name in images for end in "._")  # whatever else there is of a case
+        unknown = (name for name in elsewhere if not name.startswith(of_cases) and not name.endswith(IMAGE))
+        alone += [elsewhere[name][0] for name in unknown]
+    twice = tuple(name for name, paths in images.items() if len(paths) > 1)
+    labels_twice = tuple(case.name for case in cases if elsewhere and len(elsewhere[case.label.name]) > 1)
+    return Folder(tuple(cases), tuple(alone), twice, labels_twice)
 
 
 def find_cases(directory: Path, labels: Path | None = None) -> list[Case]:
@@ -81,6 +92,9 @@ def find_cases(directory: Path, labels: Path | None = None) -> list[Case]:
     found = scan_folder(directory, labels)
     if found.twice:
         raise SetupError(f"{directory}: {shortened(found.twice)} more than once in it; keep one file of each id")
+    if found.labels_twice:
+        names = shortened(found.labels_twice)
+        raise SetupError(f"{labels}: labels of {names} more than once in it; keep one file of each id")
     if not found.cases and labels is not None:
         names = ", ".join("ID" + ending for ending in OTHER_LABELS)
         raise SetupError(f"{labels}: no label there for a scan of {directory}; name labels {names}")
@@ -95,11 +109,19 @@ def _files(directory: Path, ending: str) -> list[Path]:
     return sorted(path for path in directory.rglob("*" + ending) if not path.name.startswith("."))
 
 
-def _label_of(image: Path, name: str, elsewhere: dict[str, Path] | None) -> Path | None:
+def _by_name(labels: Path) -> dict[str, list[Path]]:
+    """Files of a second folder by name, which several may share in its sub-folders."""
+    found: dict[str, list[Path]] = {}
+    for path in _files(labels, ".nii.gz"):
+        found.setdefault(path.name, []).append(path)
+    return found
+
+
+def _label_of(image: Path, name: str, elsewhere: dict[str, list[Path]] | None) -> Path | None:
     if elsewhere is None:
         label = image.with_name(name + LABEL)
         return label if label.exists() else None
-    return next((elsewhere[name + ending] for ending in OTHER_LABELS if name + ending in elsewhere), None)
+    return next((elsewhere[name + ending][0] for ending in OTHER_LABELS if name + ending in elsewhere), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from coronary.cases import IMAGE, LABEL, Case, scan_folder, shortened
-from shared.errors import InputError
+from coronary.cases import IMAGE, LABEL, OTHER_LABELS, Case, scan_folder, shortened
+from shared.errors import InputError, SetupError
 from shared.geometry import ras_grid
 from shared.io.checks import farthest_corner_mm, format_shape
 from shared.io.volume import read_volume
@@ -52,12 +52,16 @@ def check_folder(
         on_case: hears how many of how many cases are done.
 
     Raises:
-        SetupError: there is no such folder.
+        SetupError: there is no such folder, or nothing in it to look at.
     """
     found = scan_folder(directory, labels)
     cases = found.cases
+    if not cases and not found.alone:
+        raise SetupError(f"{directory}: no ID{IMAGE} and no ID{LABEL} in it; give the folder of ImageCAS")
     problems = [_half(path) for path in found.alone]
     problems += [Problem(name, "its id is there more than once", "keep one file of each id") for name in found.twice]
+    again = "its label is there more than once, in sub-folders"
+    problems += [Problem(name, again, "keep one label of each id") for name in found.labels_twice]
     looked = spread(look, cases, workers or min(cpu_count(), 16), lambda done: on_case(done, len(cases)))
     problems += [problem for _, wrong in looked for problem in wrong]
     problems += copies((case.name, digest) for case, (digest, _) in zip(cases, looked, strict=True) if digest)
@@ -163,4 +167,5 @@ def _header_grid(path: Path) -> Grid:
 def _half(path: Path) -> Problem:
     if path.name.endswith(IMAGE):
         return Problem(path.name.removesuffix(IMAGE), "has no label", f"add ID{LABEL}, or leave the scan out")
-    return Problem(path.name.removesuffix(LABEL), "has no scan", f"add ID{IMAGE}, or leave the label out")
+    ending = max((end for end in OTHER_LABELS if path.name.endswith(end)), key=len)
+    return Problem(path.name.removesuffix(ending), "has no scan", f"add ID{IMAGE}, or leave the label out")

@@ -5,6 +5,7 @@ from imagecas import noise_case, write_case
 
 from coronary.cases import IMAGE, LABEL, find_cases
 from coronary.check import check_folder, check_headers, unusable, wrong_label
+from shared.errors import SetupError
 from shared.io.volume import from_array
 
 SHAPE = (20, 22, 18)
@@ -76,6 +77,31 @@ def test_everything_that_is_wrong_is_named_in_one_go(spoilt, workers):
         assert what.startswith(WANTED[name]), what
     assert [problem.where for problem in problems if problem.what == "its scan is that of 9 too"] == ["5"]
     assert all(problem.remedy for problem in problems)
+
+
+def test_a_second_folder_of_labels_is_looked_over_too(tmp_path):
+    """Two labels of one id are a choice that nobody made; a label without a scan is named."""
+    for name in ("1", "2"):
+        label = noise_case(tmp_path / "scans", name).label
+        for reader in ("a", "b") if name == "1" else ("a",):
+            (tmp_path / "labels" / reader).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "labels" / reader / f"{name}.nii.gz").write_bytes(label.read_bytes())
+    for name in ("9_seg.nii.gz", "2_aorta.nii.gz"):
+        (tmp_path / "labels" / "a" / name).write_bytes(label.read_bytes())
+    cases, problems = check_folder(tmp_path / "scans", tmp_path / "labels", workers=1)
+    assert [case.name for case in cases] == ["1", "2"]
+    assert [(problem.where, problem.what) for problem in problems] == [
+        ("1", "its label is there more than once, in sub-folders"),
+        ("9", "has no scan"),
+    ]
+    with pytest.raises(SetupError, match="labels: labels of 1 more than once"):
+        find_cases(tmp_path / "scans", tmp_path / "labels")
+
+
+def test_a_folder_without_scans_is_not_called_right(tmp_path):
+    (tmp_path / "case_0001_0000.nii.gz").write_bytes(b"")  # nnU-Net's names
+    with pytest.raises(SetupError, match="no ID.img.nii.gz and no ID.label.nii.gz in it"):
+        check_folder(tmp_path)
 
 
 def test_headers_alone_tell_unequal_grids_and_unreadable_files(spoilt):
