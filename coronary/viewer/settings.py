@@ -19,7 +19,7 @@ class ViewerSettings(Config):
 
     max_upload_mb: PositiveInt = 2048
     """Largest scan that may be uploaded."""
-    max_model_mb: PositiveInt = 512
+    max_model_mb: PositiveInt = 500
     """Largest model that may be uploaded."""
     max_scans: PositiveInt = 10
     """Scans kept for a visitor; the one opened longest ago makes room."""
