@@ -22,6 +22,7 @@ from bones.service.metrics import Metrics
 from bones.service.problems import Problem
 from bones.service.settings import PREFIX, Settings
 from shared.errors import SetupError
+from shared.parallel import cpu_count
 from shared.registry import MODELS_VARIABLE
 
 log = logging.getLogger(__name__)
@@ -95,9 +96,8 @@ class Pool:
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.size = settings.workers or min(processors, MOST_WORKERS)
-        self._threads = settings.threads or max(1, processors // self.size)
+        self.size = settings.workers or min(cpu_count(), MOST_WORKERS)
+        self._threads = settings.threads or max(1, cpu_count() // self.size)
         self._workers: dict[int, Worker] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._line: asyncio.Queue[Task] = asyncio.Queue()
@@ -265,7 +265,8 @@ class Pool:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(limit_s):
-                answer = await worker.ask({"what": task.what, "arguments": dict(task.arguments)}, task.picture)
+                message = {"what": task.what, "arguments": dict(task.arguments), "limit_s": limit_s}
+                answer = await worker.ask(message, task.picture)
         except TimeoutError:
             self.metrics.restarts.labels("too slow").inc()
             _fail(task, Problem("too-slow", f"looking at the picture took more than {limit_s:g} s; make it smaller"))

@@ -6,6 +6,7 @@ the server has gone. Whatever libraries print goes to stderr.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from shared.errors import InputError, SetupError
 
 NICENESS = 5
 """The server comes before its workers, so that it always answers."""
+MARGIN_S = 5
+"""How much longer than the server a worker waits before it ends itself."""
 
 
 def main() -> None:
@@ -37,10 +40,14 @@ def main() -> None:
         return
     frames.write(answers, {"state": state(predictor)})
     while (message := frames.read(requests)) is not None:
+        if hasattr(signal, "alarm"):  # should the server be gone, nobody else would end this
+            signal.alarm(math.ceil(message[0]["limit_s"]) + MARGIN_S)
         try:
             frames.write(answers, answer(predictor, *message))
         except BrokenPipeError:
             return
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
 
 def load(*, model: str | None, gate: str | None, preload: bool, **options: Any) -> Any:

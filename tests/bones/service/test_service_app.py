@@ -211,7 +211,7 @@ def test_nothing_of_the_patient_is_answered_or_logged(client, caplog, pictures_o
 
 def test_a_worker_prints_nothing_of_the_patient(settings, pictures_of_a_patient):
     loading = {"model": str(settings.model), "gate": str(settings.gate), "preload": False, "threads": 1}
-    ask = {"what": "detect", "arguments": {"max_pixels": 10**6, "name": "picture", "force": True}}
+    ask = {"what": "detect", "arguments": {"max_pixels": 10**6, "name": "picture", "force": True}, "limit_s": 100}
     asked = io.BytesIO()
     frames.write(asked, loading)
     for picture in pictures_of_a_patient:

@@ -1,6 +1,9 @@
 """The workers' pool: a bounded line, a limit on a picture's time, a new worker after a fault; nothing is lost."""
 
 import asyncio
+import io
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +14,7 @@ import pytest
 from acting_worker import told
 from service_factory import settings_in
 
-from bones.service import inference
+from bones.service import frames, inference
 from bones.service.inference import Pool
 from bones.service.problems import Problem
 from shared.errors import SetupError
@@ -202,3 +205,21 @@ def test_workers_that_cannot_load_say_why(settings, monkeypatch):
     monkeypatch.setattr(inference, "WORKER", (sys.executable, "-c", "import time; time.sleep(600)"))
     with pytest.raises(SetupError, match="LOAD_SECONDS"):
         run(Pool(settings(workers=1, load_seconds=0.2)), None)
+
+
+HANGING = """
+import time
+import bones.service.work as work, bones.service.worker as worker
+worker.load, worker.state, worker.MARGIN_S = lambda **options: None, lambda predictor: {}, 0
+work.WORK = {"detect": lambda *words, **options: time.sleep(600)}
+worker.main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no alarms here")
+def test_a_worker_that_hangs_ends_itself_when_the_server_cannot():
+    asked = io.BytesIO()
+    frames.write(asked, {})
+    frames.write(asked, {"what": "detect", "arguments": {}, "limit_s": 0.5}, b"picture")
+    done = subprocess.run([sys.executable, "-c", HANGING], input=asked.getvalue(), capture_output=True, timeout=100)
+    assert done.returncode == -signal.SIGALRM
