@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from radiograph_factory import dicom, film
 from schemathesis import GenerationMode
-from schemathesis.checks import positive_data_acceptance
+from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 from service_factory import photograph, png, settings_in
 
 from bones.service import create_app
@@ -63,16 +63,20 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def ask(described, path, method, mode, examples):
     """Make up requests that the description allows, or that it forbids, and hold the answers against it."""
     asked = 0
+    positive = mode is GenerationMode.POSITIVE
+    # Made-up bytes are no picture, whatever the description allows: 415 and 422 are right.
+    excluded = [positive_data_acceptance, *([negative_data_rejection] if positive else [])]
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck), database=None)
     @given(case=described[path][method].as_strategy(generation_mode=mode))
     def each(case):
         nonlocal asked
         asked += 1
-        # Made-up bytes are no picture, whatever the description allows: 415 and 422 are right.
-        left_out = mode is GenerationMode.NEGATIVE and "Authorization" not in (case.headers or {})
-        known = {} if left_out else {"Authorization": f"Bearer {KEY}"}
-        case.call_and_validate(headers=known, excluded_checks=[positive_data_acceptance], timeout=120)
+        body = case.body if isinstance(case.body, dict) else {}
+        if positive and path == "/v1/jobs" and isinstance(body.get("file"), bytes):
+            case.body = body | {"file": [body["file"]] * 2}  # schemathesis forgets that there are several
+        known = {"Authorization": f"Bearer {KEY}"} if positive or "Authorization" in (case.headers or {}) else {}
+        case.call_and_validate(headers=known, excluded_checks=excluded, timeout=120)
 
     with suppress(Unsatisfiable):  # nothing about a request without parameters can be wrong
         each()
