@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -53,6 +54,7 @@ async def metrics(request: Request) -> Response:
     counted = pool.metrics
     counted.waiting.set(pool.waiting)
     counted.workers.set(pool.state["workers"])
+    counted.jobs.set(await run_in_threadpool(request.app.state.jobs.queued))
     return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
 
 

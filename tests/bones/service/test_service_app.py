@@ -114,6 +114,7 @@ def test_metrics_count_pictures(client):
     assert count(after, line) == before + 1
     assert count(after, 'http_requests_total{handler="/v1/detect"') >= 1
     assert count(after, "skiagram_workers ") == 1
+    assert "\nskiagram_jobs_queued " in after
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/nowhere", "/v1/jobs/none", "/openapi.json"])
