@@ -309,6 +309,20 @@ def save_split(path: Path, training: Sequence[Case], validation: Sequence[Case],
     write_json(content, path)
 
 
+def relocate(path: Path, cases: Sequence[Case]) -> None:
+    """Let a run's list of cases name the files of the same ids in ``cases``: data may move between runs.
+
+    Raises:
+        SetupError: some of the run's cases are not among them.
+    """
+    by_name = {case.name: case for case in cases}
+    content = json.loads(path.read_text())
+    names = {part: [entry[0] for entry in content.get(part, [])] for part in ("training", "validation", "test")}
+    if lost := {name for part in names.values() for name in part} - set(by_name):
+        raise SetupError(f"{path}: the run's cases {shortened(lost)} are not in the data; give the run's own data")
+    save_split(path, *([by_name[name] for name in part] for part in names.values()))
+
+
 def load_split(path: Path) -> tuple[list[Case], list[Case]]:
     """Read the training and validation cases that ``save_split`` wrote.
 

@@ -35,7 +35,7 @@ def draw_scores(scores: Scores, path: Path) -> None:
         Strip(title, {"": [float(row[metric]) for row in scores.rows]}, cases, share=metric not in UNBOUNDED)
         for metric, title in TITLES.items()
     ]
-    draw_strips(strips, path, f"{len(cases)} cases")
+    draw_strips(strips, path, f"{len(cases)} case{'s' if len(cases) > 1 else ''}")
 
 
 def draw_case(case: Case, packed: np.ndarray, path: Path, title: str) -> None:

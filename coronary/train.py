@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from coronary.cache import CachedCase, prepare, refuse_copies
-from coronary.cases import find_cases, load_split, save_split
+from coronary.cases import find_cases, load_split, relocate, save_split
 from coronary.cases import split as split_data
 from coronary.check import check_headers, unusable
 from coronary.config import Config
@@ -28,6 +28,7 @@ from coronary.data import Patches
 from coronary.losses import build_loss
 from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
+from shared.errors import SetupError
 from shared.io.atomic import whole
 from shared.metrics.overlap import dice
 from shared.report import Report, recorded
@@ -39,6 +40,7 @@ from shared.training_devices import first_then_others, launch
 log = logging.getLogger(__name__)
 
 METRIC = "dice"
+HALVED = 2**4  # by the network's four poolings
 
 
 def train(
@@ -68,7 +70,12 @@ def train(
         cache: folder for preprocessed cases, which runs may share; in the run folder if left out.
         on_progress: told step, total and loss after each step.
         say: told in a sentence how the run began and ended.
+
+    Raises:
+        SetupError: settings, devices, files or folders do not do.
+        DataError: some cases cannot be used; all are named.
     """
+    _check_sizes(config)
     fabric = launch(config.training)
     arguments = {"data": data, "labels": labels, "split": split, "fold": fold, "out": run}
     report = Report("coronary", "train", arguments, config)
@@ -106,6 +113,18 @@ def train(
     return run
 
 
+def _check_sizes(config: Config) -> None:
+    """Refuse patches and windows that cannot be halved four times.
+
+    The network would pad them within, and bfloat16's gradients of that are not finite.
+    """
+    for name, size in (("patch", config.sampling.patch), ("window", config.inference.window)):
+        if any(side % HALVED for side in size):
+            nearest = " ".join(str(max(round(side / HALVED), 1) * HALVED) for side in size)
+            given = " ".join(map(str, size))
+            raise SetupError(f"{name} {given}: sides must be multiples of {HALVED}; give --{name} {nearest}")
+
+
 def _choose_cases(
     config: Config, run: Path, data: Path | None, labels: Path | None, split: Path | None, fold: int | None
 ) -> None:
@@ -114,6 +133,8 @@ def _choose_cases(
     with whole(run / "config.json") as aside:
         aside.write_text(config.model_dump_json(indent=2))
     if (run / "cases.json").exists():
+        if data is not None:
+            relocate(run / "cases.json", find_cases(data, labels))
         return
     seed = config.training.seed
     if data is None:

@@ -59,6 +59,8 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
             raise SetupError(f"no preset was named; give --preset {' | '.join(PRESETS)}, or --resume RUN")
         if resume is not None and not ablation and not (resume / "config.json").exists():
             raise SetupError(f"{resume}: no run there (it has no config.json); give the folder of a run")
+        if resume is not None and any(given is not None for given in (preset, out, split_file, fold)):
+            raise SetupError("--resume keeps the run's preset, folder and split; leave the flags of these out")
         folder = resume or out or Path("runs/coronary") / str(preset)
         if resume is None and any((folder / name).exists() for name in ("last.ckpt", "ablation.json")):
             raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
@@ -106,7 +108,8 @@ def _train(config: Any, folder: Path, source: dict[str, Any], ablation: bool, fi
 def _tell_scores(scores: Any, voice: Voice) -> None:
     for metric, found in scores.summary().items():
         if found is not None and found["mean"] is not None:
-            voice.say(f"{metric:32} {found['mean']:.3f} +- {found['sd'] or 0:.3f}")
+            spread = "" if found["sd"] is None else f" +- {found['sd']:.3f}"  # a single case has none
+            voice.say(f"{metric:32} {found['mean']:.3f}{spread}")
 
 
 def check(data: Positional[Path], /, labels: Path | None = None, voice: Quiet = Voice()) -> Answer:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from coronary.model import build
 from coronary.phantom import PhantomConfig, write_dataset
 from coronary.predict import Predictor
 from coronary.train import train
+from coronary.training_verbs import train_verb
 from shared.config import apply_preset
 from shared.errors import SetupError
 from shared.export import GateError, export_onnx, quantise
@@ -75,10 +77,44 @@ def test_a_resumed_run_equals_one_that_never_stopped(run, data, tmp_path):
         assert torch.equal(tensor, weights(half)[name]), name
 
 
+def test_a_run_goes_on_where_its_data_went(run, data, tmp_path):
+    copy, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run, copy)
+    shutil.copytree(data, moved)
+    train(TOY, copy, moved)
+    listed = json.loads((copy / "cases.json").read_text())
+    assert {Path(path).parent for part in listed.values() for _, *paths in part for path in paths} == {moved}
+    assert {part: [entry[0] for entry in cases] for part, cases in listed.items()} == {
+        part: [entry[0] for entry in cases] for part, cases in json.loads((run / "cases.json").read_text()).items()
+    }
+    (moved / "1.img.nii.gz").unlink()
+    with pytest.raises(SetupError, match="the run's cases 1 are not in the data"):
+        train(TOY, copy, moved)
+
+
+@pytest.mark.parametrize("given", [{"preset": "best"}, {"out": Path("x")}, {"split_file": Path("x.json")}, {"fold": 0}])
+def test_a_resumed_run_keeps_its_preset_folder_and_split(run, given):
+    with pytest.raises(SetupError, match="--resume keeps the run's preset, folder and split"):
+        train_verb(["--resume", str(run)])(resume=run, **given)
+
+
 def test_a_non_finite_loss_names_the_case(data, tmp_path):
     huge = apply_preset(TOY, {"training": {"learning_rate": 1e30}})
     with pytest.raises(NonFiniteLossError, match=r"step \d: the loss is nan on \['\d'"):
         train(huge, tmp_path / "run", data)
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ({"sampling": {"patch": (40, 48, 31)}}, "--patch 32 48 32"),
+        ({"inference": {"window": (96, 96, 4)}}, "--window 96 96 16"),
+    ],
+)
+def test_sizes_that_cannot_be_halved_four_times_are_refused_at_once(data, tmp_path, field, remedy):
+    with pytest.raises(SetupError, match=f"multiples of 16; give {remedy}"):
+        train(apply_preset(TOY, field), tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_exported_file_computes_what_torch_does(run, data, tmp_path):
