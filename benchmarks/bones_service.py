@@ -241,7 +241,8 @@ def batches(out: Path) -> dict[str, float]:
     def compiled(size: int, threads: int) -> Any:
         path = out / f"gate-{size}.onnx"
         torch.onnx.export(network, (torch.zeros(size, 1, 224, 224),), path, dynamo=True, verbose=False)
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
+                   "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}  # fmt: skip
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
         picture = np.random.default_rng(0).random((size, 1, 224, 224), np.float32)
         return lambda: request.infer([picture], share_inputs=True)

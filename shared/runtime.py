@@ -151,6 +151,9 @@ class _OpenVino:
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
+            # Who is told how many threads to take is seldom alone: pinned, two processes of one thread each shared one
+            # of two processors, and did no more together than one of them.
+            self._options["ENABLE_CPU_PINNING"] = False
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
