@@ -82,7 +82,7 @@ TASKS: Mapping[str, Task] = {
     "spine": Task(
         name="spine",
         summary="vertebrae C1 to L5 in spine films, outlined and named in anatomical order",
-        labels=dict(enumerate(_VERTEBRAE)),
+        labels=dict(enumerate(("background", *_VERTEBRAE))),
         models={"fp32": "spine.onnx", "int8": "spine-int8.onnx"},
         extra="spine",
         own_verbs={"merge": "exports of several kinds into one data set of 24 levels"},

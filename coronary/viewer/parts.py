@@ -16,7 +16,7 @@ from coronary.viewer.store import Case
 from coronary.viewer.visit import Visit
 from shared.niivue.component import scene, volume_view
 
-SCORES_PX = 92  # height of the scores above the panel
+SCORES_PX = 114  # height of the scores above the panel
 NO_PANEL = '.st-key-room [data-testid="stColumn"]:last-child { display: none; }'
 
 
@@ -83,7 +83,8 @@ def _scores(agreement: dict[str, Any]) -> str | None:
     if scores.get("surface_dice_1mm") is not None:
         cells.append(("Surface Dice 1 mm", f"{scores['surface_dice_1mm']:.3f}"))
     told = "".join(f"<div><span>{name}</span><b>{value}</b></div>" for name, value in cells)
-    st.html(f'<div class="scores" title="against {html.escape(agreement["name"])}">{told}</div>')
+    name = html.escape(agreement["name"])
+    st.html(f'<div class="against" title="{name}">Against {name}</div><div class="scores">{told}</div>')
     st.session_state.setdefault("shows", "Agreement")  # a reload shows what was shown last
     return st.segmented_control(
         "Overlay", ["Arteries", "Agreement"], key="shows", required=True, label_visibility="collapsed", width="stretch"

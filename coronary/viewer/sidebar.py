@@ -46,9 +46,7 @@ def _scan(visit: Visit) -> None:
     if visit.case is not None:
         _open_scan(visit, visit.case)
     with st.container() if visit.case is None else st.expander("Open another scan"):
-        file = _uploader(
-            "scan", "Upload a scan", [suffix.rpartition(".")[2] for suffix in SUFFIXES], visit.limits.max_upload_mb
-        )
+        file = _uploader("scan", f"Upload a scan: {', '.join(SUFFIXES)}", visit.limits.max_upload_mb)
         if file is not None:
             with st.spinner("Reading the scan"):
                 visit.open(lambda: _taken(file, lambda: open_upload(visit.visitor, file, file.name, visit.limits)))
@@ -78,10 +76,13 @@ def _open_scan(visit: Visit, case: Case) -> None:
         st.rerun()
 
 
-def _uploader(name: str, label: str, kinds: list[str], most_mb: int) -> Any:
-    """An uploader that forgets its file once ``_taken``: its key changes, and Streamlit's copy is dropped."""
+def _uploader(name: str, label: str, most_mb: int) -> Any:
+    """An uploader that forgets its file once ``_taken``: its key changes, and Streamlit's copy is dropped.
+
+    It takes any kind of file: what cannot be used is refused in our words, where Streamlit would only colour it.
+    """
     turn = st.session_state.setdefault(f"{name}_turn", 0)
-    file = st.file_uploader(label, kinds, key=f"{name}-{turn}", max_upload_size=most_mb)
+    file = st.file_uploader(label, key=f"{name}-{turn}", max_upload_size=most_mb)
     if file is not None:
         st.session_state[f"{name}_turn"] = turn + 1
     return file
@@ -124,7 +125,7 @@ def _model(visit: Visit) -> None:
 
 
 def _other_model(visit: Visit) -> None:
-    file = _uploader("model", "Upload a model", ["onnx"], visit.limits.max_model_mb)
+    file = _uploader("model", "Upload a model: .onnx", visit.limits.max_model_mb)
     if file is not None:
         try:
             _taken(file, lambda: _keep_model(visit, file))
@@ -222,18 +223,16 @@ def _comparison(visit: Visit, case: Case) -> None:
     folder = visit.result_folder
     assert folder is not None
     with st.expander("Compare with a label file"):
-        file = _uploader(
-            "label", "Upload a label on the scan's grid", ["nii", "gz", "nrrd", "mha"], visit.limits.max_upload_mb
-        )
+        if problem := st.session_state.get("compare_problem"):
+            st.error(problem)
+        file = _uploader("label", "Upload a label on the scan's grid", visit.limits.max_upload_mb)
         if file is not None:
             with st.spinner("Comparing"):
                 _compare(lambda: _taken(file, lambda: _compare_upload(case, folder, file)))
         truth = sample_of(case)
         if truth is not None and st.button("Compare with the phantom's truth", width="stretch"):
             with st.spinner("Comparing"):
-                _compare(lambda: compare_with(case, folder, truth, "truth", "0" * 16))
-        if problem := st.session_state.get("compare_problem"):
-            st.error(problem)
+                _compare(lambda: compare_with(case, folder, truth, "the phantom's truth", "0" * 16))
 
 
 def _compare(run: Any) -> None:

@@ -200,6 +200,7 @@ def _comparison(page, phantom):
     page.get_by_text("Compare with a label file").click()
     upload(page, "Upload a label", phantom[1])
     page.locator(".scores").wait_for()
+    assert page.locator(".against").inner_text() == f"Against {phantom[1].name}"
     assert float(page.locator(".scores b").first.inner_text()) > 0.5
     page.locator(".chip", has_text="Missed").wait_for()
     assert page.locator(".chip").all_inner_texts() == ["Hit", "Missed", "Extra"]
@@ -214,6 +215,10 @@ def test_a_corrupt_file_is_refused_and_the_next_one_opens(visit, phantom, tmp_pa
     told = page.get_by_test_id("stAlert")
     told.wait_for()
     assert told.inner_text().startswith("corrupt.nii.gz: ")
+    other = tmp_path / "notes.txt"
+    other.write_text("no scan")
+    upload(page, "Upload a scan", other)
+    page.get_by_text("notes.txt: is of a kind that is not read").wait_for()
     open_scan(page, phantom[0])
     assert page.get_by_test_id("stAlert").count() == 0
 

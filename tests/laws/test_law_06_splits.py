@@ -92,7 +92,7 @@ def test_a_scan_written_anew_is_found_by_its_voxels(tmp_path, folder, cases):
         flipped = image.as_reoriented(np.array([[0, -1], [1, 1], [2, -1]]))
         nib.save(nib.Nifti1Image(np.asarray(flipped.dataobj).astype(np.float32), flipped.affine), turned / f"9{half}")
     whole, problems = check_folder(turned, workers=1)
-    assert [(p.case, p.what) for p in problems] == [
+    assert [(p.where, p.what) for p in problems] == [
         ("1", "its scan is that of 3, 4 too"),
         ("2", "its scan is that of 9 too"),
     ]
