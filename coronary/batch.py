@@ -16,7 +16,7 @@ from coronary.tree import Tree, measure
 from shared.cohort import Input, Item, Outcome, collect_inputs, something_to_do
 from shared.errors import SetupError
 from shared.io.atomic import whole
-from shared.io.volume import is_volume, read_volume
+from shared.io.volume import is_volume, read_volume, stem
 from shared.io.writers import write_csv, write_dicom_seg, write_json, write_mask, write_stl
 from shared.report import Stopwatch
 from shared.types import Segmentation, Volume
@@ -49,7 +49,7 @@ def plan(inputs: Sequence[Path], out: Path, options: Options) -> list[Item]:
 
 def _is_scan(path: Path) -> bool:
     """Say whether this is a scan; in ImageCAS's layout the other files of a case are not."""
-    case = path.name.partition(".")[0]
+    case = stem(path).rpartition(".")[0]
     of_case = not path.name.endswith(".img.nii.gz") and path.with_name(f"{case}.img.nii.gz").exists()
     return is_volume(path) and not of_case
 

@@ -220,7 +220,8 @@ def _key(case: Case, settings: Preprocessing) -> str:
         try:
             stat = path.stat()
         except OSError as error:
-            raise InputError(path, "is not there", "check the path") from error
+            remedy = "where a run's data moved, resume it with --data"
+            raise InputError(path, f"is not in {path.parent}", remedy) from error
         stamps.append([path.name, stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(json.dumps([VERSION, config_hash(settings), stamps]).encode()).hexdigest()[:12]
 

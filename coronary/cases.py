@@ -194,6 +194,7 @@ def split_cases(cases: Sequence[Case], fraction: float, seed: int) -> tuple[list
     """Cut cases into training and validation, seeded; at least one scan each (a single one serves as both)."""
     scans = same_scans(cases)
     if len(scans) == 1:
+        log.warning("one scan alone is trained on and looked at both, so its Dice says nothing of other scans")
         return list(cases), list(cases)
     order = np.random.default_rng(seed).permutation(len(scans))
     wanted = round(len(cases) * fraction)

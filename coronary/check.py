@@ -158,7 +158,7 @@ def _header_grid(path: Path) -> Grid:
         image: Any = nib.load(path)
         return ras_grid(Grid(image.shape[:3], np.asarray(image.affine, np.float64)))
     except FileNotFoundError as error:
-        raise InputError(path, "is not there", "check the path") from error
+        raise InputError(path, f"is not in {path.parent}", "check the path") from error
     except Exception as error:  # nibabel raises what gzip, zlib and numpy raise
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(path, f"has no header that can be read ({what})", "copy or download it again") from error

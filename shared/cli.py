@@ -111,6 +111,7 @@ def run_command(main: Callable[[], Answer | None], argv: Sequence[str] | None = 
         print(product_version())
         return 0
     as_json, debug = "--json" in argv, "--debug" in argv
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "false")  # a wrong option needs no page of pydantic's
     set_up_logging(debug)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         answer = _answer_of(main, debug)

@@ -96,6 +96,7 @@ def test_info_is_light_and_one_json_object(task):
         (["predict", "no-such-file.nii.gz", "--out", "OUT", "--model", "no-such-model.onnx"], 2),
         (["predict", "no-such-file.nii.gz", "--out", "OUT", "--device", "cuda"], 2),
         (["train"], 2),
+        (["train", "--preset", "smoke", "--epochs", "-3"], 2),
     ],
 )
 def test_usage_and_environment_end_in_2(task, words, status, tmp_path):
@@ -103,3 +104,4 @@ def test_usage_and_environment_end_in_2(task, words, status, tmp_path):
     assert done.returncode == status
     assert done.stdout == ""
     assert done.stderr.strip()
+    assert "https://" not in done.stderr  # neither pydantic's pages nor anyone's

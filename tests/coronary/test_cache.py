@@ -115,7 +115,7 @@ def test_all_cases_that_cannot_be_used_are_named_and_the_others_made(data, tmp_p
     assert [problem.where for problem in caught.value.problems] == ["1", "3", "4"]
     assert "1.label.nii.gz is empty" in str(caught.value)
     assert "3.label.nii.gz is 19 x 22 x 18, the scan's 20 x 22 x 18" in str(caught.value)
-    assert "4.img.nii.gz is not there" in str(caught.value)
+    assert "4.img.nii.gz is not in" in str(caught.value)
     assert [path.name[0] for path in (tmp_path / "cache").iterdir()] == ["2"]
 
 
@@ -207,7 +207,7 @@ def test_two_processes_may_fill_one_cache(tmp_path):
 def test_a_case_whose_files_went_away_is_named(tmp_path):
     case = noise_case(tmp_path, "1")
     case.image.unlink()
-    with pytest.raises(InputError, match=r"1.img.nii.gz: is not there"):
+    with pytest.raises(InputError, match=r"1.img.nii.gz: is not in"):
         cache_case(case, WINDOW, tmp_path / "cache")
 
 

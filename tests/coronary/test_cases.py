@@ -195,3 +195,9 @@ def test_a_run_remembers_its_split_and_others_can_use_it(tmp_path):
 
 def test_long_lists_are_shortened_in_the_order_of_ids():
     assert shortened(["10", "9", "1"], 2) == "1, 9 and 1 more"
+
+
+def test_a_single_scan_is_trained_on_and_looked_at_and_that_is_said(caplog):
+    found = split(cases_named("1"))
+    assert found.training == found.validation
+    assert "says nothing of other scans" in caplog.text

@@ -287,6 +287,15 @@ def test_a_folder_of_imagecas_holds_one_scan_a_case(path, tmp_path):
     assert [item.path.name for item in plan([path.parent], tmp_path, Options())] == ["1.img.nii.gz"]
 
 
+def test_an_id_with_dots_has_one_scan_too(tmp_path):
+    for name in ("1.2.3.img.nii.gz", "1.2.3.label.nii.gz", "1.2.4.nii.gz"):
+        (tmp_path / name).touch()
+    assert [item.path.name for item in plan([tmp_path], tmp_path / "out", Options())] == [
+        "1.2.3.img.nii.gz",
+        "1.2.4.nii.gz",
+    ]
+
+
 def test_dicom_seg_is_made_of_dicom_alone(path, tmp_path):
     with pytest.raises(SetupError, match="--dicom-seg: none of the inputs is a DICOM folder"):
         plan([path], tmp_path, Options(dicom_seg=True))
