@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -104,16 +104,24 @@ class Guard:
         origin = request.headers.get("origin")
         if request.method in SAFE_METHODS or origin is None or origin in self.settings.cors_origins:
             return
-        if urlsplit(origin).netloc != request.headers.get("host"):
+        if _split(origin).netloc != request.headers.get("host"):
             raise Problem("forbidden", "another web site's page asks for this; see SKIAGRAM_CORS_ORIGINS")
 
 
 def is_local(connection: HTTPConnection) -> bool:
     """Say whether somebody on this machine asks this machine, by a name that no other site can take."""
-    host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
+    host = _split(f"//{connection.headers.get('host', '')}").hostname or ""
     return (connection.client is None or is_loopback(connection.client.host)) and (
         host == "localhost" or is_loopback(host)
     )
+
+
+def _split(address: str) -> SplitResult:
+    """Part an address that somebody sent; one that is none has no parts."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 class KeyedRoute(APIRoute):

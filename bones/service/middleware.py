@@ -17,6 +17,7 @@ from bones.service.problems import Problem, answer
 
 log = logging.getLogger("bones.service")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 # A page that needs more says so itself.
 HEADERS = {
     "Cache-Control": "no-store",
@@ -52,6 +53,8 @@ class Outermost:
             return
         request_id = uuid.uuid4().hex  # always ours: a client's might say who the patient is
         scope.setdefault("state", {})["request_id"] = request_id
+        if scope["method"] not in METHODS:  # the metrics and the log would keep whatever somebody makes up
+            scope["method"] = "OTHER"
         status = 0
         started = time.perf_counter()
 

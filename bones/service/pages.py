@@ -72,6 +72,18 @@ class LoginRoute(KeyedRoute):
         """Let everybody try."""
         return "signing in"
 
+    def get_route_handler(self) -> Handler:
+        """Answer with the form again what goes wrong; its token is a good one."""
+        handler = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except Problem as problem:
+                return page(request, "login.html", problem=problem)
+
+        return answered
+
 
 forms = APIRouter(route_class=PageRoute)
 login = APIRouter(route_class=LoginRoute)

@@ -53,7 +53,7 @@ def read_dicom(raw: bytes, where: str, max_pixels: int) -> Radiograph:
         InputError: it is no single radiograph of at most ``max_pixels``, or is damaged.
         SetupError: the decoder of its pixels is not installed.
     """
-    if DEFLATED in raw[:HEAD_BYTES]:  # inflated whole by pydicom, however large
+    if DEFLATED in raw:  # inflated whole by pydicom, however large; the file's header may be long, too
         raise InputError(where, "is a deflated DICOM file, which is not read", "store it uncompressed or as JPEG 2000")
     with _damage(where, "its DICOM header"):
         header = pydicom.dcmread(BytesIO(raw), force=True)

@@ -66,8 +66,10 @@ def no_syntax(raw: bytes) -> bytes:
     return raw[raw.index(b"\x08\x00\x16\x00") :]
 
 
-def deflated(raw: bytes) -> bytes:
+def deflated(raw: bytes, before: int = 2) -> bytes:
+    """A deflated file, with so many bytes before it says so."""
     dataset = dcmread(BytesIO(raw))
+    dataset.file_meta.FileMetaInformationVersion = bytes(before)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     file = BytesIO()
     dataset.save_as(file)
@@ -110,6 +112,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "dicom with text behind its preamble": (bytes(128) + b"DICM" + b"text" * 99, "DICOM|holds no picture"),
     "no transfer syntax": (no_syntax(J2K), "does not say how its pixels are coded .no transfer syntax.; export"),
     "deflated": (deflated(dicom(FILM)), "is a deflated DICOM file, which is not read; store it uncompressed"),
+    "deflated behind a long header": (deflated(dicom(FILM), 5000), "is a deflated DICOM file, which is not read"),
     "frames": (with_tags(NumberOfFrames=3), "holds 3 frames, not one picture; export the one frame"),
     "ct": (with_tags(Modality="CT"), "is a CT slice, no radiograph; give a CR or DX file"),
     "no photometric": (with_tags(PhotometricInterpretation=None), "does not say how its values are shown"),

@@ -117,6 +117,14 @@ def test_metrics_count_pictures(client):
     assert "\nskiagram_jobs_queued " in after
 
 
+def test_made_up_methods_are_one_to_the_metrics_and_to_the_log(client, caplog):
+    with caplog.at_level(logging.INFO, logger="bones.service"):
+        answers = [client.request(method, "/v1/detect") for method in ("DOE", "JANE")]
+    assert [(answer.status_code, answer.headers["allow"]) for answer in answers] == [(405, "POST")] * 2
+    assert all(answer.headers["content-type"] == MEDIA_TYPE for answer in answers)
+    assert "JANE" not in caplog.text + client.get("/metrics").text
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready", "/nowhere", "/v1/jobs/none", "/openapi.json"])
 def test_every_answer_is_private_and_has_an_id(client, path):
     answer = client.get(path)
