@@ -21,7 +21,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from shared.errors import InputError, SetupError, SkiagramError
 from shared.io.radiograph import AGAIN, check_size, chroma_of, to_grey
@@ -35,12 +35,12 @@ NO_RADIOGRAPHS = {
     "US": "an ultrasound picture", "SEG": "a segmentation", "RTDOSE": "a dose grid",
 }  # fmt: skip
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-HEAD_BYTES = 4096
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 # A JPEG's frame headers SOF0 to SOF15 (less DHT, JPG and DAC), and JPEG-LS's SOF55: ITU-T T.81, T.87.
 SOF = (*(0xC0 + n for n in range(16) if n not in (4, 8, 12)), 0xF7)
 J2K_START = b"\xff\x4f\xff\x51"  # SOC, then SIZ: ITU-T T.800
+JP2_START = b"\0\0\0\x0cjP  \r\n\x87\n"  # ITU-T T.800, I.5.1
 MAX_SPACING_MM = 10.0
 
 
@@ -125,10 +125,14 @@ def _check_coding(where: str, header: pydicom.Dataset) -> None:
     if not decoder.is_available:
         wanted = " or ".join(decoder.missing_dependencies) or "a decoder"
         raise SetupError(f"{where}: is coded as {syntax.name}, but no decoder is installed; install {wanted}")
+    if syntax == RLELossless:
+        return  # its decoder goes by the header
     size = _codestream_size(next(generate_frames(header.PixelData, number_of_frames=1)))
     own = (int(header.Columns), int(header.Rows))
-    if size not in (None, own):
-        coded, said = (" x ".join(map(str, pair or ())) for pair in (size, own))
+    if size is None:
+        raise InputError(where, f"its pixels ({syntax.name}) do not say how large they are", AGAIN)
+    if size != own:
+        coded, said = (" x ".join(map(str, pair)) for pair in (size, own))
         what = f"its pixels are {coded} px, its header says {said} px"
         raise InputError(where, what, AGAIN)
 
@@ -147,8 +151,8 @@ def _guess_uncompressed(where: str, header: pydicom.Dataset) -> None:
 
 def _codestream_size(frame: bytes) -> tuple[int, int] | None:
     """Give columns and rows as a JPEG, JPEG-LS or JPEG 2000 codestream itself says; None if it is none of them."""
-    start = frame.find(J2K_START, 0, HEAD_BYTES)
-    if start >= 0:
+    start = _codestream_start(frame)
+    if frame.startswith(J2K_START, start):
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         return right - left, bottom - top
     at = 2
@@ -159,6 +163,18 @@ def _codestream_size(frame: bytes) -> tuple[int, int] | None:
             return columns, rows
         at += 1 if marker == 0xFF else 2 + length
     return None
+
+
+def _codestream_start(frame: bytes) -> int:
+    """Give where a codestream begins: in a JP2 file behind boxes that may hold anything (ITU-T T.800, I.4)."""
+    at = 0
+    while frame.startswith(JP2_START) and at + 16 <= len(frame):
+        length, kind, long = struct.unpack_from(">I4sQ", frame, at)
+        head = 16 if length == 1 else 8
+        if kind == b"jp2c":
+            return at + head
+        at += max(long if length == 1 else length, head)
+    return 0
 
 
 def _padding(stored: Grey, header: pydicom.Dataset) -> Bool[np.ndarray, "y x"] | None:

@@ -206,9 +206,25 @@ def test_a_frame_larger_than_the_header_says_is_refused_before_it_is_decoded(
 def test_a_codestream_says_its_own_size() -> None:
     assert _codestream_size(coded(GREY, "JPEG")) == (40, 48)
     assert _codestream_size(coded(GREY, "JPEG2000", no_jp2=True)) == (40, 48)
-    assert _codestream_size(coded(GREY, "JPEG2000")) == (40, 48)
+    packed, other = coded(GREY, "JPEG2000"), coded(GREY[:20, :20], "JPEG2000", no_jp2=True)
+    assert _codestream_size(packed) == (40, 48)
+    start = packed.index(b"jp2c") - 4
+    for box in (bytes(5000), other):  # a JP2 file may hold anything before its codestream, another one too
+        uuid = struct.pack(">I4s16x", 24 + len(box), b"uuid") + box
+        assert _codestream_size(packed[:start] + uuid + packed[start:]) == (40, 48)
+    long = struct.pack(">I4sQ", 1, b"jp2c", len(packed) - start + 8)
+    assert _codestream_size(packed[:start] + long + packed[start + 8 :]) == (40, 48)
     assert _codestream_size(b"\xff\xd8" + b"\xff" * 90) is None
     assert _codestream_size(bytes(100)) is None
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGBaseline8Bit])
+def test_a_frame_that_does_not_say_its_size_is_not_decoded(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = dicom(FILM, bits=8, syntax=syntax)
+    start = b"\xff\x4f\xff\x51" if syntax == JPEG2000Lossless else b"\xff\xd8\xff"
+    monkeypatch.setattr("shared.io.radiograph_dicom.pixel_array", None)
+    with pytest.raises(InputError, match="its pixels .* do not say how large they are; export"):
+        read_radiograph(raw.replace(start, bytes(len(start)), 1))
 
 
 FILES = {
