@@ -172,9 +172,10 @@ class Store:
             db.execute(FILES.update().where(_in_hand(held)).values(held_until_s=0.0, tries=held.tries - 1))
 
     def read(self, job_id: str, owner: str) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]] | None:
-        """Give a job's row and its files' rows, with ``held`` where one is in somebody's hand."""
+        """Give a job's row and its files' rows, with ``held`` where one is in somebody's hand; None once it expired."""
         with self._reader.begin() as db:
-            job = db.execute(sa.select(JOBS).where(JOBS.c.id == job_id, JOBS.c.owner == owner)).first()
+            mine = sa.and_(JOBS.c.id == job_id, JOBS.c.owner == owner, JOBS.c.expires_s > self._now)
+            job = db.execute(sa.select(JOBS).where(mine)).first()
             if job is None:
                 return None
             columns = (FILES.c.name, FILES.c.finished_s, FILES.c.result, FILES.c.error)

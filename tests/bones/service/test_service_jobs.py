@@ -373,13 +373,14 @@ def test_the_line_has_an_end(url):
 def test_jobs_expire(url):
     early, late = Jobs(url, keep_hours=0.0), Jobs(url)
     gone, kept = early.submit("me", [("a.png", PICTURE)]), late.submit("me", [("a.png", PICTURE)])
+    assert late.status(gone, "me") is None  # whenever it is cleared up
+    assert count(url, PICTURES) == 2
     late.threads = 0
     late.start(length)  # clears up at once
-    wait_until(lambda: late.status(gone, "me") is None)
+    wait_until(lambda: count(url, PICTURES) == 1)
     assert late.status(kept, "me").state == "queued"
     late.stop()
     early.stop()
-    assert count(url, PICTURES) == 1
 
 
 # Where it lies
