@@ -24,7 +24,7 @@ class Session:
     csrf: str
 
     def sent(self, token: str | None) -> bool:
-        """Say whether a form brought this session's token, in constant time."""
+        """Say whether a form brought the token that its visitor was given, in constant time."""
         return token is not None and compare_digest(self.csrf.encode(), token.encode())
 
 
