@@ -22,9 +22,9 @@ train() { # RUN PRESET FLAGS...
     uv run bones train --preset "$2" --data "$data" --split-file $split --cache $run/cache --out "$1" --no-finish "${@:3}"
   fi
 }
-train $run/lite lite --init "$trunk"
-train $run/lite-whole lite --init $run/lite --window-px None --small-object-crops 0.25 \
-  --epochs 12 --steps-per-epoch 67 --learning-rate 5e-5
+train $run/lite lite --init "$trunk" --epochs 14
+train $run/lite-whole lite --init $run/lite/last.ckpt --window-px None --small-object-crops 0.25 \
+  --epochs 4 --steps-per-epoch 67 --learning-rate 1e-4
 
 uv run bones export $run/lite-whole --out $run/lite-whole/bones-fracture-int8.onnx --int8 \
   --provenance "Roboflow-100 bone-fracture-7fylg v2 (CC BY 4.0), VGG16 trunk (CC BY 4.0): recipes/bones_detector.sh"

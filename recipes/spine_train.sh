@@ -32,7 +32,7 @@ if [ "${PHANTOMS:-0}" -gt 0 ]; then
 fi
 # From random weights small films are enough to learn where vertebrae are; the last size is what the model runs at.
 stage lite-320 $data "$first" --size-px 320 --epochs 50
-stage lite-640 $data $runs/lite-320/best.ckpt --size-px 640 --epochs 40 --learning-rate 0.001
+stage lite-640 $data $runs/lite-320/best.ckpt --size-px 640 --epochs 60 --learning-rate 0.001
 
 last=lite-640 more=
 if [ "${NECK:-0}" = 1 ]; then  # the stage before is kept, to compare with: real necks have no labels to judge by
