@@ -43,6 +43,16 @@ def test_both_engines_run_any_size(model, engine):
     assert ("ONNX Runtime" in session.engine) == (engine == "onnxruntime")
 
 
+def test_threads_whose_number_is_given_are_not_pinned(model):
+    """Pinned, two processes of one thread each shared one processor: docs/decisions/0010-service-processes.md."""
+    session = Session(model, "cpu", "openvino", threads=1)
+    session(np.zeros((1, 1, 2, 3, 4), np.float32))
+    (request,) = session._engine._requests.values()
+    compiled = request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_every_output_comes_in_the_files_order(tmp_path, engine):
     shape = [1, 1, "y", "x"]
