@@ -75,7 +75,8 @@ def train(
     first = fabric.global_rank == 0
     tell = say if first else log.debug
     job = (GateTraining if config.network == "gate" else DetectorTraining)(config, fabric)
-    report = Report("bones", "train", {"data": data, "split": split, "init": init, "out": run}, config)
+    arguments = {"data": data, "split": split, "init": init, "classes": classes, "out": run}
+    report = Report("bones", "train", arguments, config)
     report.device = f"{fabric.device.type} x {fabric.world_size}" if fabric.world_size > 1 else str(fabric.device)
     report.engine, report.precision = f"PyTorch {torch.__version__}", config.training.precision
 
@@ -129,24 +130,30 @@ def choose_cases(
     *,
     write: bool = True,
 ) -> Split:
-    """Return the run's cases by what they are for; the first time, decide it and write it down with the config."""
+    """Return the run's cases by what they are for; the first time, decide it and write it down with the config.
+
+    What is None is as it was then, so that whoever asks later (resuming, export, scores) gets the same cases; ``data``
+    may have moved meanwhile.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    if write:
-        with whole(run / "config.json") as aside:
-            aside.write_text(config.model_dump_json(indent=2))
     source = run / "source.json"
-    if data is None and source.exists():
-        data = Path(json.loads(source.read_text())["data"])
+    told = json.loads(source.read_text()) if source.exists() else {}
     if data is None:
-        data = _phantoms(config, run / "phantoms")
+        data = Path(told["data"]) if told else _phantoms(config, run / "phantoms")
+    if classes is None:
+        classes = told.get("classes")
     cases = find_cases(data, None if config.network == "gate" else config.detector.labels, classes)
     if not (run / "cases.json").exists():
         chosen = split_cases(cases, config, split)
         for note in chosen.notes:
             log.warning("%s", note)
         parts = {name: [case.name for case in getattr(chosen, name)] for name in ("training", "validation", "test")}
-        write_json({"data": str(data.resolve()), "split": str(split) if split else None}, source)
         write_json(parts, run / "cases.json")
+    if write:
+        with whole(run / "config.json") as aside:
+            aside.write_text(config.model_dump_json(indent=2))
+        origin = str(split) if split else told.get("split")
+        write_json({"data": str(data.resolve()), "split": origin, "classes": classes and dict(classes)}, source)
     by_name = {case.name: case for case in cases}
     known = read_parts(run / "cases.json", cases)
     training, validation, test = (

@@ -77,6 +77,8 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
             raise SetupError(f"no preset was named; give --preset {' | '.join(PRESETS)}, or --resume RUN")
         if resume is not None and not (resume / "config.json").exists():
             raise SetupError(f"{resume}: no run there (it has no config.json); give the folder of a run")
+        if resume is not None and (classes or any(given is not None for given in (preset, out, split_file, init))):
+            raise SetupError("--resume keeps the run's preset, folder, split, classes and weights; leave these out")
         folder = resume or out or Path("runs/bones") / str(preset)
         if resume is None and (folder / "last.ckpt").exists():
             raise SetupError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")

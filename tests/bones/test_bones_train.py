@@ -2,15 +2,18 @@
 
 import json
 
+import bone_sets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bones.__main__ import run
 from bones.config import PRESETS, Config
 from bones.model import build
 from bones.phantom import PhantomConfig, write_dataset
-from bones.train import train
+from bones.train import choose_cases, train
+from shared.cli import run_command
 from shared.config import apply_preset
 from shared.errors import SetupError
 
@@ -74,6 +77,27 @@ def test_a_resumed_run_needs_no_data_and_keeps_its_cases(phantoms, tmp_path):
     train(config, run, on_progress=lambda step, total, loss: steps.append(step))
     assert steps == [1, 2, 3, 3, 4]
     assert (run / "cases.json").read_bytes() == cases
+
+
+def test_later_steps_of_a_run_see_its_cases_wherever_the_data_are(tmp_path):
+    data = tmp_path / "data"
+    names = ("fissure", "artefact")
+    bone_sets.yolo(data, {f"train/{one}": bone_sets.yolo_line((5, 5, 20, 20), 60, 40, k)
+                          for k, one in enumerate("ab")} | {"valid/c": ""}, names)  # fmt: skip
+    first = choose_cases(Config(), tmp_path / "run", data, None, {"artefact": ""})
+    assert [case.labels for case in first.training] == [("fracture",), ()]
+    moved = data.rename(tmp_path / "moved")
+    for given in (moved, None):  # a run that is resumed, then its export and scores
+        again = choose_cases(Config(), tmp_path / "run", given, None)
+        assert [case.labels for case in again.training] == [("fracture",), ()]
+        assert [case.name for case in again.validation] == ["valid/images/c.png"]
+
+
+def test_flags_that_a_resumed_run_would_ignore_are_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(Config().model_dump_json())
+    for flag in (["--preset", "best"], ["--classes", "a=fracture"], ["--init", "x.safetensors"], ["--out", "other"]):
+        assert run_command(lambda flag=flag: run(["train", "--resume", str(tmp_path), *flag])) == 2
+        assert "--resume keeps the run's" in capsys.readouterr().err
 
 
 def test_data_without_what_is_learnt_is_refused(phantoms, tmp_path):
