@@ -45,8 +45,9 @@ T = TypeVar("T")
 def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = "") -> Path:
     """Export a run's best weights to ``out``; with ``int8`` the quantised file instead, float32 beside it.
 
-    Parity and the INT8 gate are judged on the run's validation pictures; INT8 ranges and a detector's operating points
-    come from its training pictures. ``provenance`` says what data these were.
+    Parity and the INT8 gate are judged on the run's validation pictures, and a detector's operating points chosen on
+    them: on pictures it has learnt it marks less that is none. INT8 ranges come from its training pictures.
+    ``provenance`` says what data these were.
 
     Raises:
         SetupError: the folder is no finished run.
@@ -74,7 +75,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
         judged = some(network.usable(split.validation), JUDGED)
         calibration = squares(some(split.training, CALIBRATED), network.size_px)
         quantise(fp32, out, calibration, lambda path: network.score(path, judged), correct_bias=network.correct_bias)
-    for name, value in network.chosen(out, some(network.usable(split.training), POINTED)).items():
+    for name, value in network.chosen(out, some(network.usable(split.validation), POINTED)).items():
         for file in {fp32, out}:
             update_metadata(file, {name: value})
     return out
@@ -182,7 +183,7 @@ class DetectorExport:
         return {
             "operating_points": choose_operating_points(matched),
             "operating_points_chosen": {
-                "false_boxes_per_picture": FALSE_BOXES_PER_PICTURE, "pictures": len(cases), "of": "training",
+                "false_boxes_per_picture": FALSE_BOXES_PER_PICTURE, "pictures": len(cases), "of": "validation",
             },
         }  # fmt: skip
 

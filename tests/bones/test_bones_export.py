@@ -14,9 +14,10 @@ from bones.model import build
 from bones.phantom import PhantomConfig, write_dataset
 from bones.predict import OPERATING_POINTS, Predictor
 from bones.scoring import FALSE_BOXES_PER_PICTURE, choose_operating_points, compare
+from bones.train import choose_cases
 from shared.errors import SetupError
 from shared.io.radiograph import read_radiograph
-from shared.metrics.detection import Matched
+from shared.metrics.detection import Matched, match
 from shared.runtime import read_metadata
 
 GATE = Config(network="gate", gate=Gate(width=2, size_px=32))
@@ -93,7 +94,9 @@ def test_an_ssd_goes_from_run_to_boxes(data, tmp_path):
     out = export_run(run, tmp_path / "detector.onnx")
     points = read_metadata(out)["operating_points"]
     assert points["screening"] <= points["balanced"] <= points["specific"]
+    held_out = choose_cases(config, run, None, None).validation
     predictor = Predictor(out, "cpu", gate="none")
+    assert points == choose_operating_points(match(compare(predictor, held_out)))  # not of what it has learnt
     case = find_cases(data, ("fracture",))[0]
     found = compare(predictor, [case])[0].found
     torch.manual_seed(0)
