@@ -99,10 +99,15 @@ def relabel(cases: Iterable[Case], labels: Sequence[str], classes: Mapping[str, 
     for those of ``ANATOMY``, whose boxes are left out; else boxes of other classes are left out too.
 
     Raises:
-        SetupError: ``classes`` names a label that is not wanted.
+        SetupError: ``classes`` names a label that is not wanted, or a class of which there is no box.
     """
+    cases = list(cases)
     if unknown := set((classes or {}).values()) - {*labels, ""}:
         raise SetupError(f"class {sorted(unknown)[0]!r} is none of the labels {', '.join(labels)}; name one of them")
+    have = {name.casefold(): name for case in cases for name in case.labels}
+    if missing := [name for name in classes or {} if name.casefold() not in have]:
+        told = ", ".join(sorted(have.values())) or "none"
+        raise SetupError(f"there is no box of class {missing[0]!r}; the classes are {told}")
     given = {name.casefold(): label for name, label in (classes or {}).items()}
     given |= {label.casefold(): label for label in labels if label.casefold() not in given}
     merged = labels[0] if len(labels) == 1 and labels[0] not in ANATOMY else None

@@ -145,7 +145,8 @@ def check(data: Positional[Path], /, voice: Quiet = Voice()) -> Answer:
     )
     for label, count in found.labels.items():
         voice.say(f"  {label}: {count} boxes")
-    voice.say(f"{len(found.problems)} problems and notes" if found.problems else "nothing wrong")
+    notes = sum(problem.note for problem in found.problems)
+    voice.say(f"errors: {len(found.problems) - notes}, notes: {notes}" if found.problems else "nothing wrong")
     content = {
         name: getattr(found, name)
         for name in ("layout", "pictures", "with_boxes", "without_boxes", "unlabelled", "with_masks", "patients")

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -156,6 +156,15 @@ def _plain_png_size(picture: Path) -> tuple[int, int] | None:
                 length -= 8
             file.seek(length + 4, 1)
     return None
+
+
+def is_size(told: Sequence[Any], size: tuple[int, int]) -> bool:
+    """Say whether width and height as a label file tells them are the picture's; absent or 0 tells nothing."""
+    try:
+        numbers = tuple(float(side or 0) for side in told)
+    except (TypeError, ValueError):
+        return False
+    return 0 in numbers or numbers == size
 
 
 def sized(pictures: Iterable[Path], folder: Path) -> tuple[dict[Path, tuple[int, int]], list[Problem]]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from bones.formats.case import (
     Part,
     bone_in,
     fracture_in,
+    is_size,
     part_of,
     pictures_below,
+    read_text,
     sized,
     stacked,
     within,
@@ -50,8 +52,8 @@ def _looks_coco(path: Path) -> bool:
     if path.name == ROBOFLOW:
         return True
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(path))
+    except (InputError, ValueError):
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
@@ -83,7 +85,7 @@ def read_annotations(path: Path, folder: Path, pictures: Sequence[Path], problem
         InputError: the file is no COCO.
     """
     content = _content(path)
-    classes = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+    classes = {one["id"]: str(one["name"]) for one in content["categories"]}
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for one in content["annotations"]:
         by_image.setdefault(one.get("image_id"), []).append(one)
@@ -117,7 +119,7 @@ class _Marks:
     where: str
     name: str
     size: tuple[int, int]
-    classes: Mapping[int, str]
+    classes: Mapping[Any, str]
     problems: list[Problem]
     boxes: list[np.ndarray] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -126,7 +128,7 @@ class _Marks:
     def fits(self, image: Mapping[str, Any]) -> bool:
         """Say whether labels were made for the picture as it is displayed."""
         told = (image.get("width"), image.get("height"))
-        if None in told or tuple(told) == self.size:
+        if is_size(told, self.size):
             return True
         what = f"labels are for {told[0]} x {told[1]} px, the picture as displayed is {self.size[0]} x {self.size[1]}"
         self.problems.append(Problem(f"{self.where} {self.name}", what, "export labels and pictures together again"))
@@ -140,17 +142,18 @@ class _Marks:
                 self.problems.append(Problem(where, "is a crowd, so it is left out", "box each by itself", note=True))
                 continue
             try:
-                outline, box = self._drawn(one)
-                label = self.classes.get(int(one.get("category_id", -1)))
+                label = self.classes.get(one.get("category_id"))
                 if label is None:
                     raise BadLabelError(f"class {one.get('category_id')} is not among the categories", "add it there")
+                outline, box = self._drawn(one)
                 self.boxes.append(box)
                 self.outlines.append(outline)
                 self.labels.append(label)
             except BadLabelError as error:
                 self.problems.append(Problem(where, error.what, error.remedy))
             except (TypeError, ValueError):
-                self.problems.append(Problem(where, "its bbox or segmentation are not numbers", "export it again"))
+                what = "its bbox or segmentation is not of COCO's form"
+                self.problems.append(Problem(where, what, "export it again"))
 
     def _drawn(self, one: Mapping[str, Any]) -> tuple[Outline | None, np.ndarray]:
         drawn = one.get("segmentation")
@@ -163,7 +166,9 @@ class _Marks:
             outline = polygons or None
             around = box_around(polygons) if polygons and not one.get("bbox") else None
         if around is None:
-            x, y, width, height = one.get("bbox") or (float("nan"),) * 4
+            if not one.get("bbox"):
+                raise BadLabelError("neither bbox nor segmentation", "draw one")
+            x, y, width, height = one["bbox"]
             around = [x, y, x + width, y + height]
         return outline, checked_box(around, *self.size)
 
@@ -191,21 +196,21 @@ class _Places:
         for base in self._bases:
             if (base / name).is_file():
                 return base / name
-        same = self._by_name.get(Path(name).name, [])
+        same = self._by_name.get(PureWindowsPath(name).name, [])  # which knows both kinds of slashes
         return same[0] if len(same) == 1 else None
 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror or error})", "check its permissions") from error
+        content: Any = json.loads(read_text(path))
     except ValueError as error:
         raise InputError(path, f"is no JSON ({error})", "export it again") from error
-    keys = ("images", "annotations", "categories")
-    lists = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys)
-    if not lists or not all("id" in one and "file_name" in one for one in content["images"]):
-        raise InputError(path, "has no images, annotations and categories", "export it as COCO again")
+    needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+    for key, entries in needed.items():
+        items = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(items, list) or not all(isinstance(one, dict) and {*entries} <= {*one} for one in items):
+            what = f", each with {' and '.join(entries)}" if entries else ""
+            raise InputError(path, f"has no list of {key}{what}", "export it as COCO again")
     found: dict[str, Any] = content
     return found
 

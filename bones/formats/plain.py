@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bones.formats.case import Case, Found, part_of, pictures_below, sized, within
+from shared.problems import Problem
+
+LABELS = (".txt", ".xml", ".json")
 
 
 def is_plain(folder: Path) -> bool:
@@ -14,7 +17,13 @@ def is_plain(folder: Path) -> bool:
 
 def read_plain(folder: Path) -> Found:
     """Read pictures of which nothing is known."""
-    sizes, problems = sized(pictures_below(folder), folder)
+    pictures = pictures_below(folder)
+    sizes, problems = sized(pictures, folder)
+    stems = {path.stem for path in pictures}
+    labels = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in LABELS and path.stem in stems]
+    if labels:
+        what = "may be labels, but of no known layout: its picture counts as one without"
+        problems.append(Problem(within(labels[0], folder), what, "see docs/how-to/bones-data.md", note=True))
     cases = [
         Case(within(path, folder), path, *size, part=part_of(path.relative_to(folder).parent.parts))
         for path, size in sizes.items()

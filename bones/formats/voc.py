@@ -17,6 +17,7 @@ from bones.formats.case import (
     Part,
     bone_in,
     fracture_in,
+    is_size,
     listed_parts,
     part_of,
     pictures_below,
@@ -84,11 +85,13 @@ def _case(
     labels: list[str] = []
     for number, one in enumerate(root.iter("object"), start=1):
         try:
+            if not (name := one.findtext("name")):
+                raise BadLabelError("no name", "say what it is")
             box = one.find("bndbox")
             corners = [float((box.findtext(edge) if box is not None else None) or "nan")
                        for edge in ("xmin", "ymin", "xmax", "ymax")]  # fmt: skip
             boxes.append(checked_box(corners, *size))
-            labels.append(one.findtext("name") or "")
+            labels.append(name)
         except BadLabelError as error:
             problems.append(Problem(f"{where} object {number}", error.what, error.remedy))
         except ValueError:
@@ -111,7 +114,7 @@ def _picture_of(label: Path, root: ElementTree.Element, by_stem: dict[str, list[
 def _fits(where: str, root: ElementTree.Element, size: tuple[int, int], problems: list[Problem]) -> bool:
     """Say whether the labels were made for the picture as it is displayed."""
     told = (root.findtext("size/width"), root.findtext("size/height"))
-    if "0" in told or None in told or told == (str(size[0]), str(size[1])):
+    if is_size(told, size):
         return True
     what = f"its labels are for {told[0]} x {told[1]} px, the picture as displayed is {size[0]} x {size[1]}"
     problems.append(Problem(where, what, "export labels and pictures together again"))

@@ -142,7 +142,7 @@ def _read_line(line: str, width: int, height: int, names: list[str], marks: Mark
 
 
 def _name_of(kind: float, names: list[str]) -> str:
-    if kind != int(kind) or kind < 0:
+    if not kind.is_integer() or kind < 0:
         raise BadLabelError(f"class {kind:g} is no whole number from 0 on", "write the class first in the line")
     if names and kind >= len(names):
         raise BadLabelError(f"class {kind:g} is not among the {len(names)} of data.yaml", "add its name there")
@@ -150,7 +150,7 @@ def _name_of(kind: float, names: list[str]) -> str:
 
 
 def _read_yaml(folder: Path, problems: list[Problem]) -> tuple[list[str], dict[Path, Part]]:
-    """Read the class names and the folders of each part; ``classes.txt`` where there is no ``data.yaml``."""
+    """Read class names, and folders or pictures of each part; ``classes.txt`` where there is no ``data.yaml``."""
     import yaml  # type: ignore[import-untyped]
 
     path = next(
@@ -166,25 +166,42 @@ def _read_yaml(folder: Path, problems: list[Problem]) -> tuple[list[str], dict[P
         raise InputError(path, f"is no YAML ({reason})", "mend it, or export the data set again") from error
     if not isinstance(content, dict):
         raise InputError(path, "holds no names and folders", "export the data set again")
-    names = content.get("names", [])
-    if isinstance(names, dict):
-        names = [str(names.get(k, f"class {k}")) for k in range(max(map(int, names), default=-1) + 1)]
     parts = {}
     for key, part in PARTS.items():
         given = content.get(key) or []
-        for one in [given] if isinstance(given, str) else given:
+        for one in given if isinstance(given, list) else [given]:
             # Roboflow writes ../train/images for train/images beside the file.
             for base in (folder / str(content.get("path") or ""), folder):
                 for place in (base / str(one), base / str(one).removeprefix("../")):
-                    if place.is_dir() and place.resolve().is_relative_to(folder.resolve()):
-                        parts[place.resolve()] = part
-    return [str(name) for name in names], parts
+                    if place.resolve().is_relative_to(folder.resolve()):
+                        parts |= dict.fromkeys(_named_by(place), part)
+    return _class_names(path, content.get("names") or []), parts
+
+
+def _class_names(path: Path, names: Any) -> list[str]:
+    """Return the class names of ``data.yaml``, a list or numbers with names, by their numbers."""
+    if isinstance(names, dict) and all(isinstance(number, int) for number in names):
+        return [str(names.get(k, f"class {k}")) for k in range(max(names, default=-1) + 1)]
+    if not isinstance(names, list):
+        raise InputError(path, "its names are no list", "write names: [fracture, ...]")
+    return [str(name) for name in names]
+
+
+def _named_by(place: Path) -> list[Path]:
+    """Return the folder that ``data.yaml`` names, or the pictures of a text file that it names."""
+    if place.is_dir():
+        return [place.resolve()]
+    if not place.is_file():
+        return []
+    lines = [line.strip() for line in read_text(place).splitlines()]
+    return [(place.parent / line).resolve() for line in lines if line]
 
 
 def _part_of(picture: Path, folder: Path, parts: dict[Path, Part]) -> Part | None:
-    """Return the part of the nearest folder that ``data.yaml`` names, else of the folder's own name."""
+    """Return the part for which ``data.yaml`` names picture or nearest folder, else of the folder's own name."""
     if parts:
-        named = next((parts[above] for above in picture.resolve().parents if above in parts), None)
+        whole = picture.resolve()
+        named = next((parts[above] for above in (whole, *whole.parents) if above in parts), None)
         if named:
             return named
     return part_of(picture.relative_to(folder).parent.parts)

@@ -140,6 +140,7 @@ def test_every_bad_line_of_yolo_is_named_with_its_file_and_line(tmp_path: Path) 
         "train/f": "0 0.1 0.1 0.2 0.1 0.2\n",
         "train/g": "-1 0.5 0.5 0.1 0.1\n",
         "train/h": "0 0.5 0.5 -0.1 0.1\n",
+        "train/i": "inf 0.5 0.5 0.1 0.1\n",
     }
     bone_sets.yolo(tmp_path, bad)
     with pytest.raises(DataError) as caught:
@@ -148,12 +149,12 @@ def test_every_bad_line_of_yolo_is_named_with_its_file_and_line(tmp_path: Path) 
     for file, line, words in (
         ("a", 3, "reaches out of its picture"), ("b", 1, "3 numbers after the class"), ("c", 1, "is not all numbers"),
         ("d", 1, "class 3 is not among the 1 of data.yaml"), ("e", 1, "thinner than 1 px"), ("f", 1, "5 numbers"),
-        ("g", 1, "class -1 is no whole number"), ("h", 1, "is not x1 < x2"),
+        ("g", 1, "class -1 is no whole number"), ("h", 1, "is not x1 < x2"), ("i", 1, "class inf is no whole number"),
     ):  # fmt: skip
         assert [one for one in told if one.startswith(f"train/labels/{file}.txt line {line}: ") and words in one]
-    assert len(told) == 8
+    assert len(told) == 9
     assert caught.value.exit_status == 1
-    assert "8 problems" in str(caught.value)
+    assert "9 problems" in str(caught.value)
 
 
 def test_yolo_polygons_have_boxes_and_outlines(tmp_path: Path) -> None:
@@ -180,14 +181,26 @@ def test_yolo_polygons_have_boxes_and_outlines(tmp_path: Path) -> None:
         "train: ../train/images\nval: ../valid/images\nnames: ['line', 'angle']",
         "path: .\ntrain: train/images\nval: valid/images\nnames:\n  0: line\n  1: angle",
         "train: [train/images]\nval: valid\nnames: {1: angle, 0: line}",
+        "\ufefftrain: train.txt\r\nval: lists/val.txt\r\nnames: [line, angle]\r\n",
     ],
 )
 def test_data_yaml_in_every_spelling(tmp_path: Path, yaml: str) -> None:
     line = bone_sets.yolo_line((5, 5, 20, 20), WIDTH, HEIGHT, 1)
     bone_sets.yolo(tmp_path, {"train/a": line, "valid/b": line})
     (tmp_path / "data.yaml").write_text(yaml)
+    (tmp_path / "train.txt").write_text("./train/images/a.png\r\n\r\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "val.txt").write_text("../valid/images/b.png")
     cases = find_cases(tmp_path)
     assert [(case.part, case.labels) for case in cases] == [("training", ("angle",)), ("validation", ("angle",))]
+
+
+@pytest.mark.parametrize("names", ["fracture", "{a: b}", "3"])
+def test_class_names_that_are_no_list_are_refused(tmp_path: Path, names: str) -> None:
+    bone_sets.yolo(tmp_path, {"train/a": ""})
+    (tmp_path / "data.yaml").write_text(f"train: 7\nnames: {names}")
+    with pytest.raises(InputError, match=r"data\.yaml: its names are no list; write names"):
+        find_cases(tmp_path)
 
 
 def test_yolo_with_parts_below_images_and_names_in_classes_txt(tmp_path: Path) -> None:
@@ -257,6 +270,39 @@ def test_every_bad_annotation_of_coco_is_named(tmp_path: Path) -> None:
     assert [problem.where for problem in found.problems if problem.note] == ["other.png"]
     assert [len(case.boxes) for case in found.cases] == [1, 0]
     assert len(told) == len(bad) + 3
+
+
+def test_bad_objects_of_voc_are_named(tmp_path: Path) -> None:
+    bone_sets.picture(tmp_path / "a.png")
+    path = bone_sets.voc(tmp_path / "a.xml", "a.png", [(1, 1, 9, 9), (2, 2, 8, 8), (3, 3, 7, 7)], 60, 40)
+    text = path.read_text().replace("<name>fracture</name>", "", 1).replace("<xmax>8.0</xmax>", "<xmax>88</xmax>")
+    path.write_text(text.replace(">60<", ">60.0<"), encoding="utf-8-sig")
+    found = scan_folder(tmp_path)
+    assert [problem.where for problem in found.problems] == ["a.xml object 1", "a.xml object 2"]
+    assert found.cases[0].boxes.tolist() == [[3, 3, 7, 7]]
+
+
+def test_coco_from_windows_is_coco(tmp_path: Path) -> None:
+    bone_sets.picture(tmp_path / "images" / "ä b.PNG")
+    path = bone_sets.coco(tmp_path / "instances_default.json", {"ä b.PNG": [(1, 1, 9, 9)]}, 60, 40)
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"file_name": "C:\\data\\ä b.PNG", "width": "60", "height": 40.0}
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    (case,) = find_cases(tmp_path)
+    assert case.boxes.tolist() == [[1, 1, 9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("key", "entry"), [("images", 1), ("images", {"id": 1}), ("categories", {"id": 1}), ("annotations", "x")]
+)
+def test_what_is_not_of_cocos_form_is_refused(tmp_path: Path, key: str, entry: object) -> None:
+    bone_sets.picture(tmp_path / "a.png")
+    path = bone_sets.coco(tmp_path / "labels.json", {"a.png": []}, 60, 40)
+    content = json.loads(path.read_text())
+    content[key].append(entry)
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"has no list of {key}"):
+        find_cases(tmp_path)
 
 
 @limits(max_examples=40)
@@ -433,6 +479,10 @@ def test_pictures_alone_and_what_is_no_data_set(tmp_path: Path) -> None:
     (case,) = find_cases(tmp_path)
     assert (case.name, case.boxes, case.fractured, case.bone) == ("some/x.png", None, None, None)
     assert find_cases(tmp_path, ("fracture",)) == [case]
+    assert not scan_folder(tmp_path).problems
+    (tmp_path / "some" / "x.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (note,) = scan_folder(tmp_path).problems
+    assert (note.where, note.note) == ("some/x.txt", True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SetupError, match="holds no data set of a known layout"):
         find_cases(tmp_path / "empty")
@@ -455,3 +505,5 @@ def test_classes_are_merged_mapped_or_left_out(tmp_path: Path) -> None:
     assert mapped.boxes[:, 0].tolist() == [6, 8]
     with pytest.raises(SetupError, match="class 'crack' is none of the labels fracture"):
         relabel([raw], ("fracture",), {"angle": "crack"})
+    with pytest.raises(SetupError, match="no box of class 'angel'; the classes are Fracture, angle, bone, messed"):
+        relabel([raw], ("fracture",), {"angel": "fracture"})
