@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bones.batch import read_result
 from bones.cases import Case, find_cases
 from bones.config import Config
+from bones.evaluate_common import score_each, write_scores
 from bones.evaluate_gate import GateScores, evaluate_gate
 from bones.gate import GateDecision
 from bones.predict import NO_GATE, OPERATING_POINTS, Predictor
@@ -25,9 +26,8 @@ from bones.scoring import beside_truth
 from bones.splitting import group_cases, split_cases
 from shared.errors import InputError, SetupError
 from shared.io.radiograph import read_radiograph
-from shared.io.tables import write_csv, write_json
 from shared.registry import choose_model
-from shared.report import Report, recorded, sha256_of
+from shared.report import Report, recorded
 from shared.runtime import read_metadata
 from shared.types import Detections
 
@@ -192,24 +192,11 @@ def evaluate_cases(
     on_case: Callable[[int, str], None] = lambda done, case: None,
 ) -> Scores:
     """Score every picture, go on after one that cannot be used, and write everything but ``report.json`` to ``out``."""
-    scored: list[Scored] = []
-    for number, case in enumerate(cases, start=1):
-        entry: dict[str, Any] = {"path": case.picture, "status": "done"}
-        report.inputs.append(entry)
-        started = time.perf_counter()
-        try:
-            entry["sha256"] = sha256_of(case.picture) if case.picture.exists() else None
-            with report.stage("pictures"):
-                scored.append(score_case(case, groups[case.name], find))
-        except InputError as error:
-            entry |= {"status": "failed", "reason": str(error)}
-            report.failures.append(str(error))
-        entry["seconds"] = time.perf_counter() - started
-        on_case(number, case.name)
-    scores = Scores(tuple(scored), points, tuple(report.failures))
-    report.exit_status = int(bool(scores.failures))
-    with report.stage("write"):
-        _write(scores, out, report)
+    scored = score_each(cases, lambda case: score_case(case, groups[case.name], find), report, on_case)
+    scores = Scores(scored, points, tuple(report.failures))
+    from bones.evaluate_pictures import draw_all
+
+    write_scores(scores, "detector", lambda folder: draw_all(scores, folder), out, report)
     return scores
 
 
@@ -293,22 +280,3 @@ def from_folder(results: Results) -> Find:
         return Seen(read_result(path, names))
 
     return find
-
-
-def _write(scores: Scores, out: Path, report: Report) -> None:
-    """Write table, summary and pictures."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not scores.pictures:
-        return
-    write_csv(scores.rows(), out / "cases.csv")
-    content = {
-        "schema_version": 1, "network": "detector", "model": report.model, "engine": report.engine,
-        "precision": report.precision, "split": report.arguments.get("split"), "failed": len(scores.failures),
-        "scores": scores.summary(),
-    }  # fmt: skip
-    write_json(content, out / "scores.json")
-    report.outputs += [out / "cases.csv", out / "scores.json"]
-    report.results["scores"] = content["scores"]
-    from bones.evaluate_pictures import draw_all
-
-    report.outputs += draw_all(scores, out)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from bones.cases import Case
+from bones.evaluate_common import score_each, write_scores
 from bones.gate import GateDecision
 from bones.masks import bone_mask
 from bones.predict import Gate
 from bones.scoring import bone_iou
-from shared.errors import InputError, SetupError
+from shared.errors import SetupError
 from shared.io.radiograph import is_radiograph, read_radiograph
-from shared.io.tables import write_csv, write_json
 from shared.metrics.bootstrap import bootstrap_interval, wilson_interval
-from shared.report import Report, sha256_of
+from shared.report import Report
 from shared.runtime import read_metadata
 
 PICTURES = 3  # of the worst cases
@@ -143,22 +143,13 @@ def evaluate_gate(
     report.use_model(gate.path, gate.sha256)
     report.device, report.engine = gate.session.device, gate.session.engine
     report.precision = str(read_metadata(model).get("precision", "fp32"))
-    decided = []
-    for number, case in enumerate([*cases, *_others(others)], start=1):
-        entry: dict[str, Any] = {"path": case.picture, "status": "done"}
-        report.inputs.append(entry)
-        try:
-            entry["sha256"] = sha256_of(case.picture) if case.picture.exists() else None
-            with report.stage("pictures"):
-                decided.append(decide_case(case, gate))
-        except InputError as error:
-            entry |= {"status": "failed", "reason": str(error)}
-            report.failures.append(str(error))
-        on_case(number, case.name)
-    scores = GateScores(tuple(decided), tuple(report.failures))
-    report.exit_status = int(bool(scores.failures))
-    with report.stage("write"):
-        _write(scores, out, report)
+    every = [*cases, *_others(others)]
+    scores = GateScores(
+        score_each(every, lambda case: decide_case(case, gate), report, on_case), tuple(report.failures)
+    )
+    from bones.evaluate_pictures import draw_gate
+
+    write_scores(scores, "gate", lambda folder: draw_gate(scores, folder), out, report)
     return scores
 
 
@@ -196,22 +187,3 @@ def _others(folder: Path | None) -> Sequence[Case]:
     if not files:
         raise SetupError(f"{folder}: holds no picture; --others names a folder of pictures that are no radiographs")
     return [Case(path.relative_to(folder).as_posix(), path, 0, 0, bone=False) for path in files]
-
-
-def _write(scores: GateScores, out: Path, report: Report) -> None:
-    """Write table, summary and pictures."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not scores.pictures:
-        return
-    write_csv(scores.rows(), out / "cases.csv")
-    content = {
-        "schema_version": 1, "network": "gate", "model": report.model, "engine": report.engine,
-        "precision": report.precision, "split": report.arguments.get("split"), "failed": len(scores.failures),
-        "scores": scores.summary(),
-    }  # fmt: skip
-    write_json(content, out / "scores.json")
-    report.outputs += [out / "cases.csv", out / "scores.json"]
-    report.results["scores"] = content["scores"]
-    from bones.evaluate_pictures import draw_gate
-
-    report.outputs += draw_gate(scores, out)

@@ -166,7 +166,7 @@ def _read_yaml(folder: Path, problems: list[Problem]) -> tuple[list[str], dict[P
         raise InputError(path, f"is no YAML ({reason})", "mend it, or export the data set again") from error
     if not isinstance(content, dict):
         raise InputError(path, "holds no names and folders", "export the data set again")
-    parts = {}
+    parts: dict[Path, Part] = {}
     for key, part in PARTS.items():
         given = content.get(key) or []
         for one in given if isinstance(given, list) else [given]:
