@@ -63,7 +63,6 @@ def split_cases(
     split_file: Path | None = None,
     *,
     fingerprints: Mapping[str, Fingerprint] | None = None,
-    families: bool = False,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
 ) -> Split:
     """Split cases by a file, else by the data set's own parts, else by the seed; then hold the split to the groups.
@@ -79,7 +78,6 @@ def split_cases(
             file names where these are unique. What a JSON file does not name is left out. CSV lists name pictures
             with fractures only, so those without one are spread over the parts by the seed.
         fingerprints: of the pictures by name, where they are known already; made here where None.
-        families: whether ``NAME.rf.HASH.jpg`` of one NAME belong together (see ``shared.splits.group_pictures``).
         on_picture: hears how many of how many pictures are fingerprinted.
 
     Raises:
@@ -92,7 +90,7 @@ def split_cases(
         if bad := [case.name for case in cases if case.name not in fingerprints]:
             notes.append(f"{len(bad)} pictures cannot be read and are left out, such as {bad[0]}")
             cases = [case for case in cases if case.name in fingerprints]
-    groups = group_cases(cases, fingerprints, families=families)
+    groups = group_cases(cases, fingerprints)
     with_box = {case.name for case in cases if has_fracture(case)}
     if split_file is None:
         parts = {part: [case.name for case in cases if case.part == part] for part in PART_NAMES}
@@ -109,13 +107,11 @@ def split_cases(
     return Split(**held, groups=groups, notes=tuple(notes))
 
 
-def group_cases(
-    cases: Sequence[Case], fingerprints: Mapping[str, Fingerprint] | None = None, *, families: bool = False
-) -> dict[str, str]:
+def group_cases(cases: Sequence[Case], fingerprints: Mapping[str, Fingerprint] | None = None) -> dict[str, str]:
     """Return each case's group by name: pictures of one patient and near-duplicates; arguments as of `split_cases`."""
     known = fingerprint_cases(cases) if fingerprints is None else fingerprints
     patients = {case.name: case.patient for case in cases if case.patient is not None}
-    return group_pictures([case.name for case in cases], patients=patients, fingerprints=known, families=families)
+    return group_pictures([case.name for case in cases], patients=patients, fingerprints=known, families=False)
 
 
 def has_fracture(case: Case) -> bool:
@@ -276,10 +272,14 @@ def _mended(
 def _with_validation(
     parts: dict[str, list[str]], groups: Mapping[str, str], with_box: set[str], config: Config, notes: list[str]
 ) -> dict[str, list[str]]:
-    """Cut a validation part from the training groups where a split has none."""
+    """Cut a validation part from the training groups where a split has none.
+
+    Roboflow's versions of one name stay together here: they may be turned or cropped beyond resemblance. A published
+    split is not held to names, for merged exports use one for several pictures.
+    """
     if parts["validation"] or not parts["training"]:
         return parts
-    inside = {name: groups[name] for name in parts["training"]}
+    inside = group_pictures(parts["training"], patients={name: groups[name] for name in parts["training"]})
     if len(set(inside.values())) == 1:
         notes.append("all pictures to train on are one group, so they serve for training and validation both")
         return parts | {"validation": list(parts["training"])}

@@ -177,6 +177,15 @@ def test_training_without_a_validation_part_gives_up_some_of_its_groups() -> Non
     assert "4 of 12 pictures are held out for validation by the seed" in split.notes
 
 
+def test_versions_that_roboflow_made_of_a_picture_stay_together() -> None:
+    names = [f"train/images/{k // 3}_jpg.rf.{k:032x}.jpg" for k in range(30)]
+    cases = [Case(name, Path(name), 9, 9, part="training") for name in names]
+    split = split_cases(cases, config(), fingerprints={})
+    sides = [{case.name.split(".rf.")[0] for case in part} for part in (split.training, split.validation)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
