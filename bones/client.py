@@ -79,6 +79,7 @@ class Client:
 
         Raises:
             ServiceError: the picture cannot be used, or the service cannot.
+            OSError: the file is missing, or cannot be read.
         """
         return self._ask(Segmented, "POST", "/v1/segment", files=[_part(picture)])
 
@@ -87,6 +88,7 @@ class Client:
 
         Raises:
             ServiceError: the picture cannot be used, or the service cannot.
+            OSError: the file is missing, or cannot be read.
         """
         query = {"force": "true"} if force else {}
         return self._ask(Detected, "POST", "/v1/detect", files=[_part(picture)], params=query)
@@ -96,6 +98,7 @@ class Client:
 
         Raises:
             ServiceError: one of them cannot be taken, or the service cannot.
+            OSError: a file is missing, or cannot be read.
         """
         return self._ask(Job, "POST", "/v1/jobs", files=[_part(picture) for picture in pictures])
 

@@ -14,7 +14,7 @@ from bones.service.schemas import Detected, Segmented
 from bones.service.uploads import read_picture
 
 KEY = Security(HTTPBearer(auto_error=False, description="A key, where the service has any (the guard checks it)"))
-KEY_PROBLEMS = ("no-key", "forbidden", "too-many-requests")
+KEY_PROBLEMS = ("no-key", "forbidden", "too-many-requests", "failed")
 UPLOAD_PROBLEMS = (
     "malformed", *KEY_PROBLEMS, "slow-upload", "too-large", "unsupported-type", "invalid", "unusable-picture", "busy",
 )  # fmt: skip
@@ -22,7 +22,10 @@ PICTURE_PROBLEMS = (*UPLOAD_PROBLEMS, "too-slow", "stopping", "not-ready")
 KINDS = "image/png, image/jpeg, image/tiff, image/bmp, application/dicom"
 
 pictures = APIRouter(route_class=PictureRoute, dependencies=[KEY], tags=["pictures"])
-PictureFile = Annotated[UploadFile, File(description="PNG, JPEG, TIFF, BMP or DICOM (CR, DX)")]
+PICTURE_EXAMPLE = "(the bytes of wrist.png)"
+PictureFile = Annotated[
+    UploadFile, File(description="PNG, JPEG, TIFF, BMP or DICOM (CR, DX)", examples=[PICTURE_EXAMPLE])
+]
 
 
 async def _picture(request: Request, file: PictureFile) -> tuple[str, bytes]:

@@ -22,7 +22,7 @@ from bones.service.metrics import Metrics
 from bones.service.middleware import Outermost
 from bones.service.problems import ProblemDetails
 from bones.service.session import Sessions
-from bones.service.settings import Settings, read_settings
+from bones.service.settings import MEBIBYTE, Settings, read_settings
 from shared.errors import SetupError
 from shared.registry import TASKS
 from shared.report import product_version
@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # the usual pages fetch their scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
+        redirect_slashes=False,  # to an address that is made of the Host that somebody sent
         form_limits={"max_files": settings.max_job_files, "max_fields": MAX_FIELDS},
     )
     app.state.settings = settings
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
         )
     local_only = not (app.state.keys.needed or settings.allow_open)
     app.add_middleware(Outermost, local_only=local_only, cross_origin=bool(settings.cors_origins))
@@ -89,8 +91,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await pool.stop()  # puts the jobs' pictures in hand back: whoever stops the server does not wait for them
         await run_in_threadpool(jobs.stop)
-        await pool.stop()
 
 
 def _jobs(settings: Settings) -> Jobs:
@@ -98,6 +100,8 @@ def _jobs(settings: Settings) -> Jobs:
         settings.jobs_url.get_secret_value() if settings.jobs_url else None,
         threads=settings.job_threads,
         max_queued=settings.max_job_queue,
+        max_queued_bytes=settings.max_job_queue_mb * MEBIBYTE,
+        tries=settings.job_tries,
         keep_hours=settings.job_hours,
     )
 

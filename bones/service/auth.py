@@ -15,6 +15,8 @@ from shared.errors import SetupError
 HASHED = "sha256:"
 LOCAL = "local"
 """Who owns what is asked for where no key is set."""
+STRANGER = "-"
+"""Who is about to say who it is."""
 MIN_KEY_LENGTH = 16
 OWNER_LENGTH = 16  # hex digits: 64 bits tell the keys of one service apart
 

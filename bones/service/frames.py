@@ -8,6 +8,8 @@ import struct
 from typing import Any, BinaryIO
 
 _SIZES = struct.Struct(">II")
+MAX_ANSWER_BYTES = 256 << 20
+"""No answer is so long: a mask or a page of the largest picture has a few MiB."""
 
 
 def pack(message: dict[str, Any], attached: bytes = b"") -> bytes:
@@ -40,8 +42,11 @@ async def receive(stream: asyncio.StreamReader) -> dict[str, Any]:
 
     Raises:
         asyncio.IncompleteReadError: the other end has gone.
+        ValueError: it says what is no message, or none of a sensible length.
     """
     text_bytes, attached_bytes = _SIZES.unpack(await stream.readexactly(_SIZES.size))
+    if text_bytes + attached_bytes > MAX_ANSWER_BYTES:
+        raise ValueError(f"an answer of {text_bytes + attached_bytes} bytes")
     text = await stream.readexactly(text_bytes)
     await stream.readexactly(attached_bytes)
     message: dict[str, Any] = json.loads(text)

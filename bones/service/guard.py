@@ -21,7 +21,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import HTTPConnection
 from starlette.types import Message
 
-from bones.service.auth import LOCAL, Keys, bearer
+from bones.service.auth import LOCAL, STRANGER, Keys, bearer
 from bones.service.inference import Pool
 from bones.service.problems import Problem
 from bones.service.settings import MEBIBYTE, Settings
@@ -153,7 +153,8 @@ class KeyedRoute(APIRoute):
             owner = self.owner(request)
             if owner is None:
                 raise Problem("no-key", "send the header `Authorization: Bearer KEY` with a key that is good here")
-            guard.check_rate(owner)
+            if owner != STRANGER:
+                guard.check_rate(owner)
             request.state.owner = owner
             max_bytes = self.max_bytes(guard.settings)
             _check_declared(request, max_bytes)

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bones.service import frames
+from bones.service import confine, frames
 from bones.service.metrics import Metrics
-from bones.service.problems import Problem
-from bones.service.settings import PREFIX, Settings
+from bones.service.problems import Problem, ReaderDied
+from bones.service.settings import MEBIBYTE, PREFIX, Settings
 from shared.errors import SetupError
 from shared.parallel import cpu_count
 from shared.registry import MODELS_VARIABLE
@@ -69,8 +69,8 @@ class Worker:
             process.stdin.write(picture)
             await process.stdin.drain()
             answer = await frames.receive(process.stdout)
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise ConnectionError("a worker has died") from error
+        except (asyncio.IncompleteReadError, OSError, ValueError, RecursionError) as error:
+            raise ConnectionError("a worker has died, or talks nonsense") from error
         if "setup" in answer:
             raise SetupError(answer["setup"])
         self.state = answer.pop("state")
@@ -98,6 +98,7 @@ class Pool:
         self.metrics = metrics or Metrics()
         self.size = settings.workers or min(cpu_count(), MOST_WORKERS)
         self._threads = settings.threads or max(1, cpu_count() // self.size)
+        self._memory_bytes = settings.worker_memory_mb * MEBIBYTE or confine.memory_share(self.size)
         self._workers: dict[int, Worker] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._line: asyncio.Queue[Task] = asyncio.Queue()
@@ -209,6 +210,7 @@ class Pool:
             "precision": settings.precision,
             "operating_point": settings.operating_point,
             "threads": self._threads,
+            "memory_bytes": self._memory_bytes,
         }
         try:
             async with asyncio.timeout(settings.load_seconds):
@@ -274,7 +276,7 @@ class Pool:
         except ConnectionError:
             self.metrics.restarts.labels("died").inc()
             if task.tries >= TRIES:
-                _fail(task, Problem("unusable-picture", "the picture: its reader broke down; export or copy it again"))
+                _fail(task, ReaderDied())
             return False
         except SetupError as error:
             log.error("the detector cannot be loaded: %s", error)

@@ -127,6 +127,12 @@ class Store:
         with self._reader.begin() as db:
             return db.execute(sa.select(sa.func.count()).where(FILES.c.finished_s.is_(None))).scalar_one()
 
+    def kept_bytes(self) -> int:
+        """Count the bytes of the pictures that are kept."""
+        with self._reader.begin() as db:
+            size = sa.func.coalesce(sa.func.sum(sa.func.length(PICTURES.c.picture)), 0)
+            return int(db.execute(sa.select(size)).scalar_one())
+
     def take(self) -> Held | None:
         """Take the next file in hand, the oldest first; None if there is none.
 

@@ -21,12 +21,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from bones.service.job_store import Held, Json, Store
-from bones.service.problems import Problem
+from bones.service.problems import Problem, ReaderDied
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 5
-"""A file that was in hand so often when its holder died is given up: it may well be what kills them."""
 POLL_S = 0.5
 """How soon files that another machine accepted are seen."""
 RETRY_S = 2.0
@@ -79,6 +77,8 @@ class Jobs:
         url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``; None is a file of this user's.
         threads: how many files are worked on here at once.
         max_queued: how many files may wait, of all owners.
+        max_queued_bytes: how large all of them together may be.
+        tries: how often a file is begun, when whoever looks at it dies each time, before it is given up.
         keep_hours: when a job is deleted, done or not.
         lease_s: after how long another takes up the files of a server that died.
 
@@ -92,11 +92,14 @@ class Jobs:
         *,
         threads: int = 1,
         max_queued: int = 2000,
+        max_queued_bytes: int = 20 << 30,
+        tries: int = 5,
         keep_hours: float = 24.0,
         lease_s: float = 20.0,
     ) -> None:
         self.store = Store(url or default_url(), lease_s)
-        self.threads, self.max_queued, self.keep_s = threads, max_queued, keep_hours * 3600
+        self.threads, self.tries, self.keep_s = threads, tries, keep_hours * 3600
+        self.max_queued, self.max_queued_bytes = max_queued, max_queued_bytes
         self._in_hand: dict[str, Held] = {}
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -108,11 +111,15 @@ class Jobs:
         """Accept files, each with its name, and return the job's id.
 
         Raises:
-            Problem: too many wait already, or the database does not answer.
+            Problem: too many wait already, or they are more than may ever wait, or the database does not answer.
         """
+        size = sum(len(picture) for _, picture in files)
+        if len(files) > self.max_queued or size > self.max_queued_bytes:
+            limits = f"{self.max_queued} pictures of {self.max_queued_bytes >> 20} MiB together"
+            raise Problem("too-large", f"no more than {limits} may wait; make several jobs of it")
         with _answering():
             waiting = self.store.unfinished()
-            if waiting + len(files) > self.max_queued:
+            if waiting + len(files) > self.max_queued or self.store.kept_bytes() + size > self.max_queued_bytes:
                 raise Problem("busy", f"{waiting} pictures wait already; come back later", retry_after_s=30)
             job_id = self.store.add(owner, files, self.keep_s)
         self._news.set()
@@ -156,7 +163,8 @@ class Jobs:
     def start(self, work: Callable[[bytes], Json]) -> None:
         """Work files off from now on: ``work`` gives a picture's result, and is called from several threads.
 
-        A ``Problem`` that it raises is the file's error; one of status 503 (busy, stopping) puts the file back.
+        A ``Problem`` that it raises is the file's error. One of status 503 (busy, stopping) puts the file back, and so
+        does ``ReaderDied``, but only so often.
         """
         self._workers = [
             threading.Thread(target=self._work_off, args=(work,), name=f"jobs-{number}", daemon=True)
@@ -204,10 +212,14 @@ class Jobs:
         """Look at one file and write its result down; True if it was put back."""
         result: Json | None = None
         try:
-            if held.tries > MOST_TRIES:
-                died = f"the picture: its reader died {MOST_TRIES} times; export or copy it again"
-                raise Problem("unusable-picture", died)
+            if held.tries > self.tries:
+                raise ReaderDied
             result, error = work(held.picture), None
+        except ReaderDied as died:
+            if held.tries < self.tries:
+                # It may have been the machine: the lease runs out, and then the file is taken up again, after others.
+                return False
+            error = died.details()
         except Problem as problem:
             if problem.status_code == 503:
                 self.store.release(held)

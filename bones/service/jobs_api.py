@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Path, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 
-from bones.service.api import KEY, KEY_PROBLEMS, KINDS, UPLOAD_PROBLEMS, outcome_of
+from bones.service.api import KEY, KEY_PROBLEMS, KINDS, PICTURE_EXAMPLE, UPLOAD_PROBLEMS, outcome_of
 from bones.service.guard import JobRoute, KeyedRoute
 from bones.service.inference import Pool
 from bones.service.jobs import FileStatus, Jobs, JobStatus
@@ -28,14 +28,17 @@ JobId = Annotated[str, Path(description="As the answer to handing it in said", e
     status_code=202,
     response_model=Job,
     response_model_exclude_unset=True,
-    responses=responses(*UPLOAD_PROBLEMS)
+    responses=responses(*UPLOAD_PROBLEMS, "not-ready")
     | {202: {"headers": {"Location": {"description": "Where to ask", "schema": {"type": "string"}}}}},
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": {"file": {"contentType": KINDS}}}}}},
 )
 async def create_job(
     request: Request,
     response: Response,
-    file: Annotated[list[UploadFile], File(description="Pictures: PNG, JPEG, TIFF, BMP or DICOM", min_length=1)],
+    file: Annotated[
+        list[UploadFile],
+        File(description="Pictures: PNG, JPEG, TIFF, BMP or DICOM", min_length=1, examples=[[PICTURE_EXAMPLE] * 2]),
+    ],
 ) -> Job:
     """Hand pictures in; they are looked at one after another, whatever happens to the server meanwhile."""
     state = request.app.state
@@ -53,7 +56,7 @@ async def create_job(
     operation_id="get_job",
     response_model=Job,
     response_model_exclude_unset=True,
-    responses=responses(*KEY_PROBLEMS, "not-found", "invalid"),
+    responses=responses(*KEY_PROBLEMS, "not-found", "invalid", "not-ready"),
 )
 async def get_job(request: Request, job_id: JobId) -> Job:
     """Say how far a job is, with the results that are there; only to the key that handed it in."""
@@ -64,7 +67,7 @@ async def get_job(request: Request, job_id: JobId) -> Job:
     "/v1/jobs/{job_id}",
     operation_id="delete_job",
     status_code=204,
-    responses=responses(*KEY_PROBLEMS, "not-found", "invalid"),
+    responses=responses(*KEY_PROBLEMS, "not-found", "invalid", "not-ready"),
 )
 async def delete_job(request: Request, job_id: JobId) -> None:
     """Delete a job, its pictures and its results."""

@@ -87,7 +87,7 @@ class Outermost:
 
 
 def _log(scope: Scope, request_id: str, status: int, seconds: float) -> None:
-    """One line; the route's pattern and not its path, which may hold anything."""
+    """One line; the route's pattern and not its path, which may hold anything, and the beginning of the key's hash."""
     route: Any = scope.get("route")
-    path = getattr(route, "path", "-")
-    log.info("%s %s %s %d %.0f ms", request_id, scope["method"], path, status, seconds * 1000)
+    path, owner = getattr(route, "path", "-"), scope["state"].get("owner", "-")
+    log.info("%s %s %s %s %d %.0f ms", request_id, owner, scope["method"], path, status, seconds * 1000)

@@ -23,17 +23,19 @@ probes = APIRouter(tags=["operations"])
 insight = APIRouter(route_class=KeyedRoute, dependencies=[KEY], tags=["operations"])
 
 
-@probes.get("/health", operation_id="health", response_model=Alive, responses=responses("forbidden"))
+@probes.head("/health", include_in_schema=False)
+@probes.get("/health", operation_id="health", response_model=Alive, responses=responses("forbidden", "failed"))
 async def health() -> dict[str, Any]:
     """Say that the server runs."""
     return {"status": "alive"}
 
 
+@probes.head("/ready", include_in_schema=False)
 @probes.get(
     "/ready",
     operation_id="ready",
     response_model=Ready,
-    responses=responses("forbidden") | {503: {"model": Ready, "description": "Not ready: no worker is there"}},
+    responses=responses("forbidden", "failed") | {503: {"model": Ready, "description": "No worker is there"}},
 )
 async def ready(request: Request) -> JSONResponse:
     """Say what is loaded, and what it really runs on."""
@@ -46,7 +48,8 @@ async def ready(request: Request) -> JSONResponse:
 
 @insight.get(
     "/metrics", operation_id="metrics", response_class=Response,
-    responses=responses(*KEY_PROBLEMS) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses=responses(*KEY_PROBLEMS, "not-ready")
+    | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )  # fmt: skip
 async def metrics(request: Request) -> Response:
     """Give what Prometheus scrapes."""

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bones.service.auth import LOCAL, Keys
+from bones.service.auth import LOCAL, STRANGER, Keys
 from bones.service.guard import Handler, KeyedRoute, PictureRoute, while_there
 from bones.service.inference import Pool
 from bones.service.problems import Problem
@@ -66,11 +66,14 @@ class PageRoute(PictureRoute):
 
 
 class LoginRoute(KeyedRoute):
-    """The form that takes the key; nobody is known yet, so all who sign in share one rate."""
+    """The form that takes the key. Nobody is known yet, and a rate for all would let anyone lock the door: none then.
+
+    Keys are too long to be guessed, however fast.
+    """
 
     def owner(self, request: Request) -> str | None:
         """Let everybody try."""
-        return "signing in"
+        return STRANGER
 
     def get_route_handler(self) -> Handler:
         """Answer with the form again what goes wrong; its token is a good one."""

@@ -72,6 +72,13 @@ class Problem(HTTPException):
         return content | ({"request_id": request_id} if request_id else {})
 
 
+class ReaderDied(Problem):
+    """Whoever looked at the picture died: of the picture most likely, but it may have been the machine."""
+
+    def __init__(self) -> None:
+        super().__init__("unusable-picture", "the picture: its reader broke down; export or copy it again")
+
+
 def answer(problem: Problem, request_id: str | None, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Make the response to a problem."""
     return JSONResponse(

@@ -85,17 +85,17 @@ class Detected(Picture):
 class Failure(Answer):
     """Why one picture of a job has no result; as a problem of its own would say it (RFC 9457)."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
+    type: str = Field(examples=["urn:skiagram:problem:unusable-picture"])
+    title: str = Field(examples=["The picture cannot be used"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the picture: is damaged or truncated; export or copy it again"])
 
 
 class JobFile(Answer):
     """One picture of a job: ``result`` when it is done, ``problem`` when it failed."""
 
     file: str = Field(examples=["wrist.png"])
-    state: Literal["queued", "running", "done", "failed"]
+    state: Literal["queued", "running", "done", "failed"] = Field(examples=["done"])
     result: Detected | None = None
     problem: Failure | None = None
 
@@ -103,13 +103,13 @@ class JobFile(Answer):
 class Job(Answer):
     """How far a job is."""
 
-    id: str
-    state: Literal["queued", "running", "done"]
-    created: datetime
-    expires: datetime
+    id: str = Field(examples=["Zk3qE0mN8vXw1sT5yB7cRg"])
+    state: Literal["queued", "running", "done"] = Field(examples=["running"])
+    created: datetime = Field(examples=["2026-11-20T09:30:00Z"])
+    expires: datetime = Field(examples=["2026-11-21T09:30:00Z"])
     """When it is deleted with everything that belongs to it."""
-    total: int
-    finished: int
+    total: int = Field(examples=[2])
+    finished: int = Field(examples=[1])
     """How many pictures have ended, well or not."""
     files: list[JobFile]
 
@@ -123,16 +123,16 @@ class Alive(Answer):
 class Ready(Answer):
     """What is loaded and what it really runs on."""
 
-    ready: bool
-    gate_loaded: bool
-    detector_loaded: bool
+    ready: bool = Field(examples=[True])
+    gate_loaded: bool = Field(examples=[True])
+    detector_loaded: bool = Field(examples=[False])
     """False until the first picture has passed the gate, unless it is preloaded."""
-    engine: str | None
-    device: str | None
-    precision: str | None
-    workers: int
+    engine: str | None = Field(examples=["OpenVINO 2026.4.1"])
+    device: str | None = Field(examples=["cpu"])
+    precision: str | None = Field(examples=["int8"])
+    workers: int = Field(examples=[2])
     """Processes that are there to look at pictures."""
-    waiting: int
+    waiting: int = Field(examples=[0])
     """Pictures that wait for their turn."""
 
 

@@ -8,12 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from bones.service.auth import Keys
+from bones.service.confine import forbid_dumps
 from bones.service.guard import is_loopback
 from bones.service.settings import Settings, read_settings
 from shared.errors import SetupError
 from shared.ports import check_port
-
-KEEP_ALIVE_S = 30
 
 
 def serve(host: str, port: int, *, quiet: bool = False, **given: Any) -> None:
@@ -32,16 +31,19 @@ def serve(host: str, port: int, *, quiet: bool = False, **given: Any) -> None:
     import uvicorn
 
     from bones.service.app import create_app
+    from bones.service.connections import IDLE_S, Connection
 
     settings = read_settings(**given)
     check_exposure(host, settings)
     check_port(host, port)
+    forbid_dumps()
     app = create_app(settings)
     _set_up_logging(quiet)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # we say it better
     config = uvicorn.Config(
-        app, host, port, access_log=False, log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE_S
-    )
+        app, host, port, http=Connection, ws="none", access_log=False, log_config=None, server_header=False,
+        timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=settings.stop_seconds,
+    )  # fmt: skip
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run()
     if app.state.failure is not None:

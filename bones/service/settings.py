@@ -29,8 +29,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Other web sites, parted by commas, whose pages may call this service; none by default."""
 
-    session_secret: SecretStr | None = None
-    """Signs the cookie of the pages; random if left out, so that a restart signs people out. Alike on all machines."""
+    session_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Signs the cookie of the pages, 32 characters at least, alike on all machines; random if left out, so that a
+    restart signs people out."""
     session_hours: PositiveInt = 12
     """How long the cookie of the pages is good."""
 
@@ -50,6 +51,8 @@ class Settings(BaseSettings):
     """Processes that look at pictures, one picture each at a time; 0 is one for each processor, at most four."""
     threads: NonNegativeInt = 0
     """Threads of each of them; 0 shares the processors out."""
+    worker_memory_mb: NonNegativeInt = 0
+    """What a picture may take in each of them, in MiB, on Linux; 0 shares half of the memory out, 1024 at least."""
 
     max_upload_mb: PositiveInt = 64
     """Largest picture, in MiB; an uncompressed radiograph of 16 bits has 20 to 40."""
@@ -65,12 +68,19 @@ class Settings(BaseSettings):
     """What the arrival of a request may take."""
     rate_per_minute: PositiveFloat = 600.0
     """Requests that each key may make in a minute; as many at once."""
+    stop_seconds: PositiveInt = 35
+    """What a stop waits for requests that run; what takes longer is cut off."""
+
     jobs_url: SecretStr | None = None
     """Where jobs are kept: postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///FILE; this user's own if left out."""
     job_threads: PositiveInt = 1
     """Pictures of jobs that this server looks at at a time."""
     max_job_queue: PositiveInt = 2000
     """Pictures of jobs that may wait, of all keys."""
+    max_job_queue_mb: PositiveInt = 20_480
+    """Size of all of them together, in MiB; the jobs' database has to have room for it."""
+    job_tries: PositiveInt = 5
+    """How often a picture of a job is begun before it is given up, since whoever looked at it died each time."""
     job_hours: PositiveFloat = 24.0
     """When a job is deleted, with its results."""
     max_job_files: PositiveInt = 500

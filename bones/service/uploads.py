@@ -23,6 +23,7 @@ async def read_picture(file: UploadFile, settings: Settings) -> tuple[str, bytes
         Problem: it is too large, empty, or no kind of file that is read.
     """
     picture = await file.read()
+    await file.close()  # or it would be in memory twice
     if len(picture) > settings.max_upload_bytes:
         raise Problem("too-large", f"a picture may have {settings.max_upload_mb} MiB; see SKIAGRAM_MAX_UPLOAD_MB")
     if not picture:

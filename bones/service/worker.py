@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bones.service import frames
+from bones.service.confine import forbid_dumps, go_first, limit_memory
 from shared.errors import InputError, SetupError
 
 NICENESS = 5
@@ -30,14 +31,19 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
+    go_first()
+    forbid_dumps()
     first = frames.read(requests)
     if first is None:
         return
+    memory_bytes = first[0].pop("memory_bytes", None)
     try:
         predictor = load(**first[0])
     except SetupError as error:
         frames.write(answers, {"setup": str(error)})
         return
+    if memory_bytes and state(predictor)["device"] == "cpu":  # CUDA takes address space as it likes
+        limit_memory(memory_bytes)
     frames.write(answers, {"state": state(predictor)})
     while (message := frames.read(requests)) is not None:
         if hasattr(signal, "alarm"):  # should the server be gone, nobody else would end this

@@ -172,6 +172,31 @@ def test_openapi_has_stable_names(client):
     assert described["components"]["schemas"]["Detection"]["properties"]["score"]["examples"]
 
 
+def test_openapi_shows_by_example_and_says_that_it_may_fail(client):
+    described = client.get("/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    for name in ("Job", "JobFile", "Ready", "Failure"):
+        plain = {key: field for key, field in schemas[name]["properties"].items() if "$ref" not in str(field)}
+        assert plain
+        assert all(field.get("examples") for field in plain.values()), name
+    forms = [schema for name, schema in schemas.items() if name.startswith("Body_")]
+    assert len(forms) == 3
+    assert all(form["properties"]["file"]["examples"] for form in forms)
+    calls = [call for path in described["paths"].values() for call in path.values()]
+    assert all(call["responses"]["500"]["content"][MEDIA_TYPE] for call in calls)
+
+
+def test_probes_may_ask_for_the_head_alone(client):
+    for path in ("/health", "/ready"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.text) == (200, "")
+
+
+def test_no_address_leads_on_to_another(client):
+    for path in ("/health/", "/v1/models/"):
+        assert client.get(path, follow_redirects=False).status_code == 404
+
+
 def jpeg_with_patient():
     image = Image.fromarray((broken() * 255).astype(np.uint8))
     exif = Image.Exif()
@@ -215,7 +240,7 @@ def test_nothing_of_the_patient_is_answered_or_logged(client, caplog, pictures_o
         client.post("/v1/jobs", files=[("file", (named, picture))])
     assert set(statuses) == {200, 422}
     assert "Doe" not in caplog.text
-    assert "POST /v1/detect 200" in caplog.text
+    assert "local POST /v1/detect 200" in caplog.text
 
 
 def test_a_worker_prints_nothing_of_the_patient(settings, pictures_of_a_patient):

@@ -73,6 +73,9 @@ def test_what_is_wrong_is_said_as_the_service_says_it(service):
     assert len(caught.value.request_id) == 32
     with pytest.raises(ServiceError, match="PNG, JPEG"):
         service.segment(b"no picture at all")
+    for ask in (service.detect, service.segment, lambda path: service.submit([path])):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+            ask("nowhere.png")
 
 
 def test_state_and_models(service):

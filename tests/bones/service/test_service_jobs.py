@@ -17,7 +17,7 @@ from postgres import out_of_reach, postgres
 from bones.service import job_store, jobs
 from bones.service.job_store import FILES, JOBS, PICTURES, Store
 from bones.service.jobs import Jobs
-from bones.service.problems import Problem
+from bones.service.problems import Problem, ReaderDied
 from shared.errors import SetupError
 
 WAIT_S = 60.0
@@ -176,8 +176,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_work_lasts(url):
     assert len(looks) == 1
 
 
-def test_a_picture_that_kills_whoever_holds_it_is_given_up(url, monkeypatch):
-    monkeypatch.setattr(jobs, "MOST_TRIES", 2)
+def test_a_picture_that_kills_whoever_holds_it_is_given_up(url):
     store = Store(url, lease_s=0.05)
     job_id = store.add("me", [("bomb.dcm", PICTURE), ("film.png", PICTURE)], 3600)
     for _ in range(2):
@@ -185,10 +184,32 @@ def test_a_picture_that_kills_whoever_holds_it_is_given_up(url, monkeypatch):
         assert [held.position for held in taken] == [0, 1]
         time.sleep(0.1)
     store.close()
-    line = Jobs(url)
+    line = Jobs(url, tries=2)
     line.start(length)
     wait_until(lambda: line.status(job_id, "me").state == "done")
     assert {file.error["status"] for file in line.status(job_id, "me").files} == {422}
+    line.stop()
+    assert count(url, PICTURES) == 0
+
+
+def test_a_picture_whose_reader_dies_is_taken_up_again_but_not_for_ever(url):
+    """It may be the machine (out of memory, a stop), so others come first, and then it is tried once more."""
+    looks = []
+
+    def work(picture):
+        looks.append(picture)
+        if picture == b"poison" or (picture == b"unlucky" and looks.count(picture) < 3):
+            raise ReaderDied
+        return length(picture)
+
+    line = Jobs(url, tries=3, lease_s=0.1)
+    job_id = line.submit("me", [("a.png", b"poison"), ("b.png", b"unlucky"), ("c.png", PICTURE)])
+    line.start(work)
+    wait_until(lambda: line.status(job_id, "me").state == "done")
+    assert looks == [b"poison", b"unlucky", PICTURE, *[b"poison", b"unlucky"] * 2]
+    poison, unlucky, whole = line.status(job_id, "me").files
+    assert poison.error["status"] == 422
+    assert (unlucky.result, whole.result) == (length(b"unlucky"), length(PICTURE))
     line.stop()
     assert count(url, PICTURES) == 0
 
@@ -366,7 +387,24 @@ def test_the_line_has_an_end(url):
     with pytest.raises(Problem) as full:
         line.submit("you", [("a.png", PICTURE)] * 2)
     assert (full.value.status_code, line.queued()) == (503, 2)
+    with pytest.raises(Problem, match="make several jobs") as never:
+        line.submit("me", [("a.png", PICTURE)] * 4)
+    assert never.value.status_code == 413
     line.submit("you", [("a.png", PICTURE)])
+    line.stop()
+
+
+def test_the_line_has_room_for_so_many_bytes(url):
+    line = Jobs(url, max_queued_bytes=2 * len(PICTURE))
+    first = line.submit("me", [("a.png", PICTURE)])
+    with pytest.raises(Problem) as full:
+        line.submit("me", [("a.png", PICTURE + b"+")])
+    assert full.value.status_code == 503
+    with pytest.raises(Problem) as never:
+        line.submit("me", [("a.png", PICTURE)] * 2 + [("b.png", b"+")])
+    assert never.value.status_code == 413
+    assert line.delete(first, "me")
+    line.submit("me", [("a.png", PICTURE)] * 2)
     line.stop()
 
 

@@ -178,6 +178,15 @@ def test_the_key_is_given_once(tmp_path):
         assert client.get("/").url.path == "/login"
 
 
+def test_nobody_can_lock_the_door_by_guessing(tmp_path):
+    client = client_of(settings_in(tmp_path, api_keys=(KEY,), rate_per_minute=1))
+    for key, status in [("a key that is a guess", 401)] * 5 + [(KEY, 303)]:
+        client.cookies.clear()
+        token = token_of(client.get("/login").text)
+        answer = client.post("/login", data={"csrf": token, "key": key}, follow_redirects=False)
+        assert answer.status_code == status
+
+
 def test_a_cookie_is_good_for_its_time_its_secret_and_its_key(monkeypatch):
     sessions = Sessions("a secret", hours=1)
     session = sessions.new("0123456789abcdef")

@@ -188,7 +188,7 @@ def test_threads_may_ask_too(settings):
 
 def test_workers_have_no_keys(settings, monkeypatch):
     for name in ("SKIAGRAM_API_KEYS", "SKIAGRAM_JOBS_URL", "SKIAGRAM_SESSION_SECRET"):
-        monkeypatch.setenv(name, "secret")
+        monkeypatch.setenv(name, "secret" * 6)
     monkeypatch.setenv("SKIAGRAM_MODELS", str(Path.cwd()))
     pool = Pool(settings(workers=1))
     there = run(pool, lambda: pool.run("detect", told("environment")))["engine"].split()
