@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from bones.train import choose_cases
 from shared.config import config_hash, load_config
 from shared.errors import SetupError
 from shared.export import PARITY, export_onnx, quantise, update_metadata
+from shared.io.atomic import whole
 from shared.io.radiograph import read_radiograph
 from shared.metrics.detection import average_precision, match
 from shared.report import Report, git_commit, product_version, recorded
@@ -47,7 +50,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
 
     Parity and the INT8 gate are judged on the run's validation pictures, and a detector's operating points chosen on
     them: on pictures it has learnt it marks less that is none. INT8 ranges come from its training pictures.
-    ``provenance`` says what data these were.
+    ``provenance`` says what data these were. The files appear when they are whole, operating points included.
 
     Raises:
         SetupError: the folder is no finished run.
@@ -67,17 +70,19 @@ def export_run(run: Path, out: Path, *, int8: bool = False, provenance: str = ""
     samples = squares(some(split.validation, 2), network.size_px)
     fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
     metadata = _metadata(config, checkpoint, provenance) | network.metadata(model)
-    export_onnx(
-        network.exported(model.eval()), samples, fp32, metadata,
-        outputs=network.outputs, free_size=False, **{"tolerance": network.tolerance, **network.options},
-    )  # fmt: skip
-    if int8:
-        judged = some(network.usable(split.validation), JUDGED)
-        calibration = squares(some(split.training, CALIBRATED), network.size_px)
-        quantise(fp32, out, calibration, lambda path: network.score(path, judged), correct_bias=network.correct_bias)
-    for name, value in network.chosen(out, some(network.usable(split.validation), POINTED)).items():
-        for file in {fp32, out}:
-            update_metadata(file, {name: value})
+    with whole(fp32) as plain, whole(out) if int8 else nullcontext(plain) as final:
+        export_onnx(
+            network.exported(model.eval()), samples, plain, metadata,
+            outputs=network.outputs, free_size=False, **{"tolerance": network.tolerance, **network.options},
+        )  # fmt: skip
+        if int8:
+            judged = some(network.usable(split.validation), JUDGED)
+            calibration = squares(some(split.training, CALIBRATED), network.size_px)
+            score = partial(network.score, cases=judged)
+            quantise(plain, final, calibration, score, correct_bias=network.correct_bias)
+        for name, value in network.chosen(final, some(network.usable(split.validation), POINTED)).items():
+            for file in {plain, final}:
+                update_metadata(file, {name: value})
     return out
 
 

@@ -107,6 +107,16 @@ def test_an_ssd_goes_from_run_to_boxes(data, tmp_path):
     np.testing.assert_allclose(found.boxes_px, wanted["boxes"].numpy() * scale, atol=0.1)
 
 
+def test_a_file_appears_when_its_operating_points_are_chosen(data, tmp_path, monkeypatch):
+    def stopped(*told):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GateExport, "chosen", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(run_folder(tmp_path / "run", GATE, data), tmp_path / "gate.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_run_that_is_none_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(GATE.model_dump_json())
     with pytest.raises(SetupError, match="train until the first validation"):
