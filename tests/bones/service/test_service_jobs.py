@@ -224,6 +224,15 @@ def test_what_brought_a_holder_down_keeps_nobody_waiting(url):
     store.close()
 
 
+def test_a_small_job_need_not_wait_for_a_large_one(url):
+    store = Store(url, lease_s=60)
+    store.add("research", [("a.png", b"large %d" % number) for number in range(4)], 3600)
+    store.add("ward", [("a.png", b"small %d" % number) for number in range(2)], 3600)
+    order = [store.take().picture for _ in range(6)]
+    assert order == [b"large 0", b"small 0", b"large 1", b"small 1", b"large 2", b"large 3"]
+    store.close()
+
+
 def test_a_database_that_is_away_for_a_while(new_database, caplog):
     """Postgres ends every connection, and lets nobody in for a while: who asks is told so, and the work goes on."""
     url = new_database()
