@@ -111,6 +111,7 @@ def quantise(
     *,
     allowed_loss: float = 0.01,
     correct_bias: bool = False,
+    mean_range: bool = False,
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
@@ -125,6 +126,8 @@ def quantise(
         allowed_loss: by how much the score may fall.
         correct_bias: add to each convolution's bias what rounding takes from its mean; of no use where a normalisation
             behind the convolution takes any bias out again.
+        mean_range: let the range of activations be the mean of the inputs' ranges, not the widest: finer steps for what
+            every input shows, but what few reach is clipped (a lumen is a thousandth of a window).
 
     Returns:
         The two scores.
@@ -133,7 +136,7 @@ def quantise(
         GateError: the score falls by more; nothing is written.
     """
     import nncf
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     proto = split_concatenations(divide_convolutions(onnx.load(source)))
@@ -148,8 +151,9 @@ def quantise(
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                # The lumen is a thousandth of a window: a range that is a mean over windows clips just that.
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                activations_range_estimator_params=(
+                    RangeEstimatorParameters() if mean_range else RangeEstimatorParametersSet.MINMAX
+                ),
                 disable_bias_correction=not correct_bias,
             ),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def export_run(
     fp32 = out.with_name(out.name.replace("-int8", "")) if int8 else out
     notes = model_metadata(config, provenance) | dict(metadata or {})
     export_network(network, [film.image for film in held[:PARITY_FILMS]], fp32, notes)
+    _point(fp32, held)
     if int8:
         from spine.evaluate import evaluate
 
@@ -90,20 +91,19 @@ def export_run(
             inputs_of([film.image for film in films["training"][:INT8_FILMS]], config.size_px),
             score=lambda path: evaluate(path, held[:GATE_FILMS], device="cpu").gate(),
             correct_bias=True,
+            mean_range=True,
         )
-    _point(out, held, {fp32, out})
     return out
 
 
-def _point(judged: Path, films: Sequence[Film], files: Iterable[Path]) -> None:
-    """Choose how a model's candidates are to be taken, and write it into its files."""
+def _point(model: Path, films: Sequence[Film]) -> None:
+    """Choose how a model's candidates are to be taken, and write it into its file; the INT8 twin has it from there."""
     from spine.tuning import choose
 
-    chosen = choose(Predictor(judged, "cpu"), films)
+    chosen = choose(Predictor(model, "cpu"), films)
     points = {name: point.model_dump() for name, point in (OPERATING_POINTS | {"default": chosen.point}).items()}
-    changes = {"operating_points": points, "neighbour": chosen.neighbour, "right_names_by_confidence": chosen.shares}
-    for file in files:
-        update_metadata(file, changes)
+    taken = {"operating_points": points, "neighbour": chosen.trust.neighbour, "score_weight": chosen.trust.weight}
+    update_metadata(model, taken | {"right_names_by_confidence": chosen.shares})
 
 
 def finish(

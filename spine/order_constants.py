@@ -43,15 +43,19 @@ FILM = OrderModel(
     views=(1.0,),
     first=([1 / len(STATES)] * len(STATES),),
     last=(_film(0.3),),
-    odd=(0.002, 0.002, 0.005),
+    odd=(1e-4, 1e-4, 0.005),  # rarer than spines: at 0.002 a T13 explained stretches of names off by one
     inside=0.7,
 )
 
 
 @cache
-def film_model(neighbour: float) -> OrderModel:
-    """FILM for a detector that gives thoracic and lumbar levels a neighbour's name in this share of cases."""
-    return replace(FILM, scores=ClassScores(neighbour=(max(ClassScores.neighbour[0], neighbour), neighbour)))
+def film_model(neighbour: float, weight: float = ClassScores.weight) -> OrderModel:
+    """FILM for a detector that gives thoracic and lumbar levels a neighbour's name in this share of cases.
+
+    ``weight`` is below 1 where it does so to many on a film together.
+    """
+    pair = max(ClassScores.neighbour[0], neighbour), neighbour
+    return replace(FILM, scores=ClassScores(neighbour=pair, weight=weight))
 
 
 @cache

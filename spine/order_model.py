@@ -38,11 +38,14 @@ class ClassScores:
 
     ``neighbour[0]`` (cervical) and ``neighbour[1]`` (the others) are the probabilities that a level's score belongs to
     the level above or below it, together (0.31 and 0.12 in the reference's confusion matrix); ``elsewhere`` that it
-    belongs to any level whatever. ``trust`` says how much a candidate's odds count, ``sacrum`` how seldom S1 is found.
+    belongs to any level whatever. ``weight`` says how much names count: 1 where each candidate's score errs by itself,
+    less where those of a film err together. ``trust`` says how much a candidate's odds count, ``sacrum`` how seldom S1
+    is found.
     """
 
     neighbour: tuple[float, float] = (0.31, 0.12)
     elsewhere: float = 0.03
+    weight: float = 1.0
     trust: float = 0.5
     sacrum: float = 0.05
 
@@ -55,7 +58,7 @@ class ClassScores:
         share = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-9)
         likely = share @ self._confusion.T * len(LEVELS)
         columns = [LEVELS.index(_LIKE.get(name, name)) for name in STATES]
-        ratio = np.log(np.maximum(likely[:, columns], self.elsewhere))
+        ratio = self.weight * np.log(np.maximum(likely[:, columns], self.elsewhere))
         ratio[:, _S1] += np.log(self.sacrum)
         return np.asarray(ratio + self.trust * np.log(confidences / (1 - confidences))[:, None])[None]
 

@@ -59,6 +59,8 @@ class ModelFile(Config):
     """By name; ``default`` is used where none is asked for."""
     neighbour: float = Field(ClassScores.neighbour[1], gt=0, lt=1)
     """How often this network gives a level its neighbour's name, as `spine.order` is to take its scores."""
+    score_weight: float = Field(ClassScores.weight, gt=0, le=1)
+    """How much its scores count there: less than 1 where those of a film err together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class Predictor:
 
     def named(self, candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
         """Name the candidates of a film by their order, as this network's scores are to be taken."""
-        return named(candidates, width_px, height_px, self.file.neighbour)
+        return named(candidates, width_px, height_px, self.file.neighbour, self.file.score_weight)
 
     def candidates(
         self, image: Image, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
@@ -194,16 +196,20 @@ class Predictor:
 
 
 def named(
-    candidates: Candidates, width_px: int, height_px: int, neighbour: float = ClassScores.neighbour[1]
+    candidates: Candidates,
+    width_px: int,
+    height_px: int,
+    neighbour: float = ClassScores.neighbour[1],
+    score_weight: float = ClassScores.weight,
 ) -> SpineResult:
     """Name the candidates of a film by their order; those that are no vertebra are left out.
 
-    ``neighbour`` is how often their scores stand for a neighbour's level.
+    ``neighbour`` is how often their scores stand for a neighbour's level, ``score_weight`` how much they count.
     """
     naming = name_vertebrae(
         candidates.centres_px.astype(np.float64), candidates.sizes_px.astype(np.float64),
         candidates.scores.astype(np.float64), candidates.confidences.astype(np.float64),
-        picture_px=(height_px, width_px), model=film_model(neighbour),
+        picture_px=(height_px, width_px), model=film_model(neighbour, score_weight),
     )  # fmt: skip
     kept = sorted(
         (k for k, label in enumerate(naming.labels) if label is not None),

@@ -1,14 +1,17 @@
 """What a model's file says of how its candidates are to be taken: from which confidence on, and how far to trust names.
 
 A low confidence lets in faint vertebrae, for which the order of all can make up, and clutter, which can mislead it. A
-network that often gives a level its neighbour's name leaves more to order. Both depend on the network, so they are
-looked up on labelled films that its weights were not trained on: what gives most vertebrae their name is taken.
+network that often gives a level its neighbour's name leaves more to order, and so does one that shifts a whole stretch
+of names. All this depends on the network, so it is looked up on labelled films that its weights were not trained on:
+what gives most vertebrae their name is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,22 +19,33 @@ from shared.io.radiograph import read_radiograph
 from spine.cases import Film
 from spine.decode import Candidates
 from spine.evaluate import read_truth
+from spine.order_model import ClassScores
 from spine.predict import OperatingPoint, Predictor, named
 from spine.scoring import Named, compare_names
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
-NEIGHBOURS = (0.12, 0.03, 0.06, 0.25, 0.4)
-"""Shares of names that are a neighbour's. The first, the reference's, is kept unless another does better."""
+
+
+class Trust(NamedTuple):
+    """How far names are trusted: the share that is a neighbour's, and how much scores count (`ClassScores`)."""
+
+    neighbour: float
+    weight: float
+
+
+USUAL = Trust(ClassScores.neighbour[1], ClassScores.weight)
+"""Kept unless another does better."""
+TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)))
 SAME = 0.002
 """Shares of right names that differ by less are alike: some films more or less would swap them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was chosen, and the share of vertebrae with their right name at each confidence with that ``neighbour``."""
+    """What was chosen, and the share of vertebrae with their right name at each confidence with that ``trust``."""
 
     point: OperatingPoint
-    neighbour: float
+    trust: Trust
     shares: dict[float, float]
 
 
@@ -48,7 +62,7 @@ class Tried:
 def choose(
     predictor: Predictor, films: Sequence[Film], on_case: Callable[[int, str], None] = lambda done, film: None
 ) -> Chosen:
-    """Look up the confidence of the default operating point and the share of neighbours' names; the overlap stays.
+    """Look up the confidence of the default operating point and how far names are trusted; the overlap stays.
 
     Raises:
         InputError: a film or its labels cannot be used.
@@ -62,25 +76,24 @@ def choose(
         named_truth = Named(truth.boxes_px, truth.labels)
         tried.append(Tried(candidates, named_truth, radiograph.width_px, radiograph.height_px))
         on_case(number, film.image.name)
-    usual = NEIGHBOURS[0]
-    shares = shares_right(tried, usual)
+    shares = shares_right(tried, USUAL)
     alone = (best(shares),)
-    found = {one: shares_right(tried, one, alone)[alone[0]] + SAME * (one == usual) for one in NEIGHBOURS}
-    neighbour = max(found, key=found.__getitem__)
-    if neighbour != usual:
-        shares = shares_right(tried, neighbour)
-    return Chosen(OperatingPoint(confidence=best(shares), iou=lowest.iou), neighbour, shares)
+    found = {one: shares_right(tried, one, alone)[alone[0]] + SAME * (one == USUAL) for one in TRUSTS}
+    trust = max(found, key=found.__getitem__)
+    if trust != USUAL:
+        shares = shares_right(tried, trust)
+    return Chosen(OperatingPoint(confidence=best(shares), iou=lowest.iou), trust, shares)
 
 
 def shares_right(
-    films: Sequence[Tried], neighbour: float, confidences: Sequence[float] = CONFIDENCES
+    films: Sequence[Tried], trust: Trust, confidences: Sequence[float] = CONFIDENCES
 ) -> dict[float, float]:
     """Return, for each confidence, the share of true vertebrae that are found and rightly named."""
     true = sum(len(film.truth.labels) for film in films)
     right = np.zeros(len(confidences))
     for film in films:
         for k, confidence in enumerate(confidences):
-            found = named(film.candidates.above(confidence), film.width_px, film.height_px, neighbour)
+            found = named(film.candidates.above(confidence), film.width_px, film.height_px, *trust)
             right[k] += compare_names(Named(found.boxes_px, found.labels), film.truth).right
     return dict(zip(confidences, (right / max(1, true)).tolist(), strict=True))
 

@@ -10,7 +10,7 @@ from spine.decode import Candidates
 from spine.masks import mask_of
 from spine.predict import OperatingPoint, Predictor, named
 from spine.scoring import Named
-from spine.tuning import CONFIDENCES, NEIGHBOURS, Tried, best, choose, shares_right
+from spine.tuning import CONFIDENCES, USUAL, Tried, best, choose, shares_right
 
 
 def candidates(boxes, levels, sure):
@@ -26,7 +26,7 @@ def test_a_faint_vertebra_counts_until_its_confidence_is_asked_for():
     film = Tried(
         candidates(SPINE_BOXES, SPINE_LEVELS, sure), Named(SPINE_BOXES, np.array(SPINE_LEVELS)), WIDTH_PX, HEIGHT_PX
     )
-    shares = shares_right([film], 0.12)
+    shares = shares_right([film], USUAL)
     assert [shares[confidence] for confidence in (0.02, 0.1, 0.14, 0.5)] == pytest.approx([1, 1, 5 / 6, 5 / 6])
     assert best(shares) == 0.05  # the middle of 0.02 to 0.1
 
@@ -47,13 +47,14 @@ def test_films_are_read_once_and_the_overlap_is_the_models_own(tmp_path):
     chosen = choose(predictor, [Film(image, tmp_path / "film.txt", "val", "one")])
     assert chosen.point.iou == 0.4
     assert chosen.point.confidence in CONFIDENCES
-    assert chosen.neighbour == NEIGHBOURS[0]  # all do as well
+    assert chosen.trust == USUAL  # all do as well
     assert chosen.shares == pytest.approx(dict.fromkeys(CONFIDENCES, 1.0))
 
 
-def test_how_far_names_are_trusted_is_the_models_own():
-    """The same candidates with the right names: surer where a neighbour's name is all but unheard of."""
+@pytest.mark.parametrize(("trusting", "doubting"), [((0.01, 1.0), (0.45, 1.0)), ((0.12, 1.0), (0.12, 0.2))])
+def test_how_far_names_are_trusted_is_the_models_own(trusting, doubting):
+    """The same candidates with the right names: surer where a neighbour's is rare, and where scores count whole."""
     given = candidates(SPINE_BOXES, SPINE_LEVELS, np.full(6, 0.6))
-    trusting, doubting = (named(given, WIDTH_PX, HEIGHT_PX, neighbour) for neighbour in (0.01, 0.45))
-    assert trusting.labels.tolist() == SPINE_LEVELS
-    assert trusting.scores.min() > doubting.scores.min() + 0.01
+    sure, unsure = (named(given, WIDTH_PX, HEIGHT_PX, *how) for how in (trusting, doubting))
+    assert sure.labels.tolist() == SPINE_LEVELS
+    assert sure.scores.min() > unsure.scores.min() + 0.01
