@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
 from bones.evaluate_gate import Decided, GateScores
@@ -114,6 +114,7 @@ def draw_distribution(scores: Scores, path: Path) -> None:
     mean = f", mean {ious.mean():.3f}" if len(ious) else ""
     _plain(middle, f"IoU of each true box with the surest that touches it{mean}", "IoU", "true boxes")
     middle.set_xlim(0, 1)
+    middle.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.scatter(sides, ious, s=14, alpha=0.7, linewidths=0, color=COLOURS[0])
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

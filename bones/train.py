@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from bones.cases import find_cases
@@ -119,6 +120,13 @@ def train(
             lines = (run / "metrics.jsonl").read_text().splitlines()
             report.results = {"history": [json.loads(line) for line in lines]}
     return run
+
+
+@rank_zero_only
+def forget_failed_start(run: Path) -> None:
+    """Let a run that starts anew choose its cases anew, where a start that failed before its first checkpoint chose."""
+    for name in ("cases.json", "source.json"):
+        (run / name).unlink(missing_ok=True)
 
 
 def choose_cases(

@@ -87,7 +87,7 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
             "validation_fraction": validation_fraction, "phantoms": phantoms,
         }  # fmt: skip
         source = {"data": data, "split": split_file, "init": init, "cache": cache, "classes": _pairs(classes)}
-        return _train(apply_preset(chosen, diff), folder, source, finish, voice)
+        return _train(apply_preset(chosen, diff), folder, source, finish, resume is not None, voice)
 
     return train
 
@@ -100,12 +100,14 @@ def _pairs(classes: tuple[str, ...]) -> dict[str, str] | None:
     return dict(text.split("=", 1) for text in classes) or None
 
 
-def _train(config: Any, folder: Path, source: dict[str, Any], finish: bool, voice: Voice) -> Answer:
+def _train(config: Any, folder: Path, source: dict[str, Any], finish: bool, resumed: bool, voice: Voice) -> Answer:
     """Train a run, and tell how to go on."""
     from bones.export import finish as export_and_score
-    from bones.train import train
+    from bones.train import forget_failed_start, train
     from shared.training_devices import is_first_process
 
+    if not resumed:
+        forget_failed_start(folder)
     with voice.progress("training") as update:
 
         def on_progress(step: int, total: int, loss: float) -> None:

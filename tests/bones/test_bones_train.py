@@ -100,6 +100,17 @@ def test_flags_that_a_resumed_run_would_ignore_are_refused(tmp_path, capsys):
         assert "--resume keeps the run's" in capsys.readouterr().err
 
 
+def test_what_a_failed_start_chose_is_forgotten(tmp_path, capsys):
+    for name in ("unlabelled", "good"):
+        bone_sets.picture(tmp_path / name / "images" / "a.png")
+    start = ["train", "--preset", "smoke", "--network", "gate", "--out", str(tmp_path / "run"), "--data"]
+    for name in ("unlabelled", "good"):  # the second fails of itself, not of the first one's list of cases
+        bone_sets.picture(tmp_path / name / "images" / f"{name}.png", seed=len(name))
+        assert run_command(lambda name=name: run([*start, str(tmp_path / name)])) == 2
+        assert f"{name}: has no picture with a bone mask to train on" in capsys.readouterr().err
+        assert f"{name}.png" in (tmp_path / "run" / "cases.json").read_text()
+
+
 def test_data_without_what_is_learnt_is_refused(phantoms, tmp_path):
     only_pictures = tmp_path / "mura" / "train"
     only_pictures.mkdir(parents=True)
