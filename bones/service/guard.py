@@ -139,7 +139,7 @@ class KeyedRoute(APIRoute):
         """Say how large the body may be."""
         return FORM_BYTES
 
-    def place(self, guard: Guard) -> AbstractContextManager[None]:
+    def place(self, guard: Guard, owner: str) -> AbstractContextManager[None]:
         """Take what the request needs to be answered, or raise Problem."""
         return nullcontext()
 
@@ -158,7 +158,7 @@ class KeyedRoute(APIRoute):
             request.state.owner = owner
             max_bytes = self.max_bytes(guard.settings)
             _check_declared(request, max_bytes)
-            with self.place(guard):
+            with self.place(guard, owner):
                 return await handler(_bounded(request, max_bytes, guard.settings.upload_seconds))
 
         return guarded
@@ -171,9 +171,9 @@ class PictureRoute(KeyedRoute):
         """Say how large the body may be."""
         return settings.max_upload_bytes + FORM_BYTES
 
-    def place(self, guard: Guard) -> AbstractContextManager[None]:
+    def place(self, guard: Guard, owner: str) -> AbstractContextManager[None]:
         """Take a place in the line."""
-        return guard.pool.place()
+        return guard.pool.place(owner)
 
 
 class JobRoute(KeyedRoute):
@@ -183,7 +183,7 @@ class JobRoute(KeyedRoute):
         """Say how large the body may be."""
         return settings.max_job_bytes + settings.max_job_files * 1024 + FORM_BYTES
 
-    def place(self, guard: Guard) -> AbstractContextManager[None]:
+    def place(self, guard: Guard, owner: str) -> AbstractContextManager[None]:
         """Take one of the few places for jobs that arrive."""
         return guard.job_place()
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from bones.service import confine, frames
+from bones.service.auth import LOCAL
 from bones.service.metrics import Metrics
 from bones.service.problems import Problem, ReaderDied
 from bones.service.settings import MEBIBYTE, PREFIX, Settings
@@ -102,7 +105,9 @@ class Pool:
         self._workers: dict[int, Worker] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._line: asyncio.Queue[Task] = asyncio.Queue()
-        self._places = 0
+        self._places = Counter[str]()
+        self._most = self.size + settings.max_queue
+        self._most_of_one = self._most if len(settings.api_keys) < 2 else math.ceil(self._most / 2)
         self._seconds = FIRST_GUESS_S
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,22 +155,25 @@ class Pool:
         return self._line.qsize()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, owner: str = LOCAL) -> Iterator[None]:
         """Take a place in the line, from before a picture is read from the network until it is answered.
+
+        Where there are several keys, none has more than half of the places: it could keep all others away.
 
         Raises:
             Problem: there is none, or the service stops.
         """
         if self._stopping:
             raise Problem("stopping", "come back in a moment", retry_after_s=5)
-        if self._places >= self.size + self.settings.max_queue:
-            wait_s = self._places * self._seconds / self.size
-            raise Problem("busy", f"{self._places} pictures are before this one; come back later", retry_after_s=wait_s)
-        self._places += 1
+        taken = self._places.total()
+        if taken >= self._most or self._places[owner] >= self._most_of_one:
+            wait_s = taken * self._seconds / self.size
+            raise Problem("busy", f"{taken} pictures are before this one; come back later", retry_after_s=wait_s)
+        self._places[owner] += 1
         try:
             yield
         finally:
-            self._places -= 1
+            self._places[owner] -= 1
 
     async def run(self, what: str, picture: bytes, **arguments: Any) -> dict[str, Any]:
         """Let a worker do ``what`` (a name in ``work.WORK``) with a picture, when its turn comes; give its JSON.

@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     max_pixels: PositiveInt = 100_000_000
     """Largest picture, in pixels; more are refused before they are decoded."""
     max_queue: NonNegativeInt = 32
-    """Pictures that may wait while others are looked at; who comes then is sent away at once."""
+    """Pictures that may wait while others are looked at; who comes then is sent away at once. Where there are several
+    keys, none of them takes more than half of all places."""
     picture_seconds: PositiveFloat = 30.0
     """What one picture may take once its turn has come."""
     load_seconds: PositiveFloat = 120.0

@@ -105,6 +105,17 @@ def test_a_full_line_is_said_before_the_body_is_read(idle):
         assert away.json()["type"].endswith(":busy")
 
 
+def test_one_of_several_keys_cannot_take_the_whole_line(idle):
+    client = idle(api_keys=tuple(KEYS.values()), max_queue=3)  # and one place with the worker
+    line, first = client.app.state.pool, client.app.state.keys.owner_of(KEYS["first"])
+    with line.place(first), line.place(first):
+        assert client.post("/v1/detect", headers=bearer("first")).status_code == 503
+        assert client.post("/v1/detect", headers=bearer("second")).status_code == 422  # has a place, sends no picture
+    alone = idle(api_keys=(KEYS["first"],), max_queue=3)
+    with alone.app.state.pool.place(first), alone.app.state.pool.place(first):
+        assert alone.post("/v1/detect", headers=bearer("first")).status_code == 422
+
+
 def test_nobody_works_for_a_client_that_has_gone(idle):
     ends = []
 
