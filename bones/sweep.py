@@ -121,12 +121,12 @@ def sweep(
         say: told in a sentence how each run began and ended.
 
     Raises:
-        SetupError: a run that is there already has other settings.
+        SetupError: a run that is there already has other settings or data.
     """
     rows: list[Row] = []
     for number, arm in enumerate(arms, start=1):
         run = out / arm.name
-        _same_settings(run, arm)
+        _same_settings(run, arm, data, classes)
         if not _is_scored(run):
             say(f"{number} of {len(arms)}: {arm.name}")
             if number > 1 and is_first_process():
@@ -225,10 +225,15 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
         figure.savefig(aside, dpi=130, format="png")
 
 
-def _same_settings(run: Path, arm: Arm) -> None:
-    config = run / "config.json"
+def _same_settings(run: Path, arm: Arm, data: Path | None, classes: Mapping[str, str] | None) -> None:
+    config, source = run / "config.json", run / "source.json"
     if config.exists() and load_config(Config, config) != arm.config:
         raise SetupError(f"{run}: was trained with other settings; give the same ones, or another --out")
+    if data is None or not source.exists():
+        return
+    told = json.loads(source.read_text(encoding="utf-8"))
+    if (told["data"], told.get("classes") or {}) != (str(data.resolve()), classes or {}):
+        raise SetupError(f"{run}: was trained on other data or classes; give the same ones, or another --out")
 
 
 def _same_cases(first: Path, run: Path) -> None:

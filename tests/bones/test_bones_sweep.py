@@ -109,6 +109,9 @@ def test_what_is_done_is_left_alone_and_all_have_the_same_cases(quick, tmp_path)
     other = arms_of(apply_preset(REFERENCE, {"training": {"batch": 2}}), rates=(3e-4,))
     with pytest.raises(SetupError, match="trained with other settings"):
         sweep(other, tmp_path, tmp_path / "data")
+    for more in ({"data": tmp_path / "others"}, {"data": tmp_path / "data", "classes": {"line": ""}}):
+        with pytest.raises(SetupError, match="trained on other data or classes"):
+            sweep(arms, tmp_path, **more)
 
 
 def test_the_table_has_the_references_columns_beside_the_honest_ones(quick, tmp_path):
