@@ -129,6 +129,8 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
             shape = [-1] + [1] * (whole.ndim - 1) if scale.ndim else []
             name = re.sub(r"^dq_output_|_\d+$", "", node.output[0])
             found[name] = (whole - zero.reshape(shape)) * scale.reshape(shape)
+    if "view" in found:  # what the exporter makes of SSD's scale of its first features
+        found["ssd.backbone.scale_weight"] = found.pop("view")
     return {name: torch.from_numpy(np.array(array, np.float32)) for name, array in found.items()}
 
 

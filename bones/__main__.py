@@ -58,7 +58,7 @@ def predict(
         out: folder for the results; each keeps its picture's name.
         model: the detector's ONNX file or a folder of models; the shipped one if left out.
         gate: the gate's ONNX file or a folder of models, or none; the shipped one if left out.
-        operating_point: how much is reported: screening misses little, specific has few false alarms.
+        operating_point: how much is reported: screening reports more, specific less.
         device: where the networks run.
         precision: INT8 or float32; auto is INT8 on the CPU and float32 on CUDA.
         overwrite: do again what is done.
@@ -130,7 +130,7 @@ def serve(
         preload: load the detector at start, not on the first picture that passes the gate.
         model: the detector's ONNX file or a folder of models; the shipped one if left out.
         gate: the gate's ONNX file or a folder of models.
-        operating_point: how much is reported: screening misses little, specific has few false alarms.
+        operating_point: how much is reported: screening reports more, specific less.
         device: where the networks run.
         precision: INT8 or float32; auto is INT8 on the CPU and float32 on CUDA.
         new_key: make an API key, print it and what SKIAGRAM_API_KEYS may hold, and end.

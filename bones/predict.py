@@ -129,8 +129,8 @@ class Predictor:
             detector is loaded at once.
         precision: which shipped detector: ``int8``, ``fp32``, or ``auto`` for INT8 on the CPU and float32 on CUDA.
             With a file of one's own it must agree with what that file is.
-        operating_point: ``screening`` misses little, ``specific`` has few false alarms, ``balanced`` lies between; the
-            scores they ask for stand in the model file.
+        operating_point: ``screening`` misses least, ``specific`` has fewest false alarms, ``balanced`` lies between;
+            the scores they ask for stand in the model file.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         threads: CPU threads; 0 leaves it to the engine.
 

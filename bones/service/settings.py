@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "int8"] = "auto"
     """Which shipped detector; auto is INT8 on the CPU."""
     operating_point: OperatingPoint = "balanced"
-    """How much is reported: screening misses little, specific has few false alarms."""
+    """How much is reported: screening reports more, specific less."""
     preload: bool = False
     """Load the detector at start, not on the first picture that passes the gate."""
     workers: NonNegativeInt = 0
