@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,12 @@ def find_films(data: Path) -> list[Film]:
 
 
 def save_films(path: Path, parts: Mapping[str, Sequence[Film]]) -> None:
-    """Write which films a run trains on and which it looks at; resuming reads it."""
-    write_json({part: [[*map(str, astuple(film))] for film in films] for part, films in parts.items()}, path)
+    """Write which films a run trains on and which it looks at; resuming and exporting read it, from any folder."""
+    rows = {
+        part: [[str(film.image.absolute()), str(film.label.absolute()), film.part, film.group] for film in films]
+        for part, films in parts.items()
+    }
+    write_json(rows, path)
 
 
 def load_films(path: Path) -> dict[str, list[Film]]:

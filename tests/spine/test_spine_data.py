@@ -1,6 +1,7 @@
 """Films as the trainer draws them: shapes, weights, turns, and nothing random but by seed, epoch and place."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from shared.config import apply_preset
 from shared.io.radiograph import read_radiograph
-from spine.cases import find_films, read_labels
+from spine.cases import find_films, load_films, read_labels, save_films
 from spine.config import LEVELS, PRESETS, Config
 from spine.data import Draw, EpochSampler, Films, film_weights, quarter_turned, training_loader
 from spine.phantom import PhantomConfig, write_dataset
@@ -186,3 +187,10 @@ def test_reference_settings_are_numbers_for_numbers(tmp_path):
     theirs = ("nbs", "optimizer", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "cos_lr", "patience",
               "mosaic", "close_mosaic", "degrees", "translate", "scale", "shear", "fliplr", "hsv_v")  # fmt: skip
     assert {name: getattr(given_, name) for name in theirs} == {name: DEFAULT_CFG_DICT[name] for name in theirs}
+
+
+def test_a_run_finds_its_films_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    save_films(tmp_path / "films.json", {"training": find_films(Path(folder.name))})
+    monkeypatch.chdir(tmp_path)
+    assert all(film.image.exists() and film.label.exists() for film in load_films(tmp_path / "films.json")["training"])
