@@ -1,0 +1,116 @@
+"""A run's films with C7 labelled too, and parts cut out of them, as a data set of its own.
+
+    uv run python recipes/spine_parts.py --model MODEL.onnx --run runs/spine/lite-640 --out runs/spine/parts
+
+AASCE's films show T1 to L5, tightly framed in its training part: a network can tell a level by its place on the film,
+and is then off by one on films with wider margins. On a part of a film place says nothing. And C7, which shows on most
+films and looks like T1, is background while it bears no label: a network that is to tell T1 from what lies above it
+must see both named. A candidate of the run's own network that no label covers is taken for C7 where it lies above T1,
+about as far as T2 lies below. Films held out are cut as well, but not relabelled.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from PIL import Image
+
+from shared.io.radiograph import read_radiograph
+from shared.io.tables import write_csv
+from spine.cases import MANIFEST, Film, load_films, read_labels
+from spine.config import LEVELS
+from spine.labels import describe, label_lines
+from spine.predict import OperatingPoint, Predictor
+from spine.preprocess import as_bytes
+from spine.scoring import pair
+
+LEAST = OperatingPoint(confidence=0.1, iou=0.4)
+NEAREST, FARTHEST, ASIDE = 0.6, 1.4, 0.5  # of C7 from T1, in T1's distance from T2
+FEWEST = 5  # levels on a part
+C7, T1, T2 = map(LEVELS.index, ("C7", "T1", "T2"))
+
+Outlines = list[tuple[str, np.ndarray]]  # corners in pixels
+
+
+def main(model: Path, run: Path, out: Path, *, parts: int = 2, seed: int = 11) -> None:
+    """Write the data set: each film once, and so many ``--parts`` of it."""
+    shutil.rmtree(out, ignore_errors=True)
+    predictor, films = Predictor(model, "cpu"), load_films(run / "films.json")
+    rows: list[dict[str, object]] = []
+    found = 0
+    for name, part in (("training", "train"), ("validation", "val")):
+        for number, film in enumerate(films[name]):
+            picture, outlines = read(film)
+            above = seventh_cervical(predictor, picture, outlines) if part == "train" else None
+            if above is not None:
+                outlines, found = [("C7", above), *outlines], found + 1
+            rows.append(_write(out, part, film, film.image.stem, picture, outlines))
+            rng = np.random.default_rng([seed, part == "val", number])
+            for k in range(parts):
+                rows.append(_write(out, part, film, f"{film.image.stem}-part{k}", *cut(picture, outlines, rng)))
+    write_csv(rows, out / MANIFEST)
+    (out / "data.yaml").write_text(describe({"training": rows, "validation": rows}), encoding="utf-8")
+    print(f"{len(rows)} films; C7 on {found} of {len(films['training'])} to train on")
+
+
+def read(film: Film) -> tuple[np.ndarray, Outlines]:
+    """Return a film as 8 bit grey and its labels, from the head down."""
+    picture = as_bytes(read_radiograph(film.image).array)
+    classes, polygons = read_labels(film.label)
+    sides = np.array(picture.shape[::-1], np.float64)
+    return picture, [(LEVELS[classes[k]], polygons[k] * sides) for k in np.argsort(classes)]
+
+
+def seventh_cervical(predictor: Predictor, picture: np.ndarray, outlines: Outlines) -> np.ndarray | None:
+    """Return the corners of what is C7 on a film; None where nothing is sure enough."""
+    known = dict(outlines)
+    if "T1" not in known or "T2" not in known or "C7" in known:
+        return None
+    boxes = np.array([[*corners.min(axis=0), *corners.max(axis=0)] for corners in known.values()], np.float32)
+    candidates = predictor.candidates(picture.astype(np.float32) / 255, LEAST)
+    free = np.setdiff1d(np.arange(len(candidates)), pair(candidates.boxes_px, boxes))
+    t1, t2 = known["T1"].mean(axis=0), known["T2"].mean(axis=0)
+    up = (t1 - t2) / np.linalg.norm(t1 - t2) ** 2
+    steps = candidates.centres_px[free] - t1
+    far, aside = steps @ up, np.abs(steps @ np.array([-up[1], up[0]]))
+    fits = free[(far > NEAREST) & (far < FARTHEST) & (aside < ASIDE)]
+    if not len(fits):
+        return None
+    best = fits[np.argmax(candidates.confidences[fits])]
+    # Labels are quadrangles, so this one is.
+    return np.asarray(cv2.boxPoints(cv2.minAreaRect(candidates.polygons_px[best].astype(np.float32))))
+
+
+def cut(picture: np.ndarray, outlines: Outlines, rng: np.random.Generator) -> tuple[np.ndarray, Outlines]:
+    """Return a part of a film with FEWEST levels or more: cut above, below or on both sides, between two vertebrae."""
+    middles = [corners[:, 1].mean() for _, corners in outlines]
+    above, below = [(True, False), (False, True), (True, True)][rng.integers(3)]
+    count = len(outlines)
+    first = int(rng.integers(1, count - FEWEST)) if above else 0
+    last = int(rng.integers(first + FEWEST - 1, count - 1)) if below else count - 1
+    top = round((middles[first - 1] + middles[first]) / 2) if first else 0
+    bottom = round((middles[last] + middles[last + 1]) / 2) if last < count - 1 else len(picture)
+    inside = [
+        (level, np.clip(corners - [0, top], 0, [picture.shape[1], bottom - top]))
+        for level, corners in outlines[first : last + 1]
+    ]
+    return picture[top:bottom], inside
+
+
+def _write(out: Path, part: str, film: Film, name: str, picture: np.ndarray, outlines: Outlines) -> dict[str, object]:
+    image, label = Path(part, "images", f"{name}.png"), Path(part, "labels", f"{name}.txt")
+    for path in (image, label):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(out / image)
+    sides = np.array(picture.shape[::-1], np.float64)
+    shares = [(level, np.clip(corners / sides, 0, 1)) for level, corners in outlines]
+    (out / label).write_text(label_lines(shares), encoding="utf-8")
+    return {"image": image.as_posix(), "label": label.as_posix(), "part": part, "group": film.group}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
