@@ -17,4 +17,4 @@ for kind in limb view; do
 done
 [ -e $out/limbs/best.ckpt ] ||
   uv run bones train --preset lite-gate --data $out/limb --epochs 5 --out $out/limbs --no-finish
-uv run bones sweep --task gate --preset lite-gate --data $out/view --init $out/limbs --epochs "${EPOCHS:-40}" --out $out/runs
+uv run bones sweep --task gate --preset lite-gate --data $out/view --init $out/limbs --epochs "${EPOCHS:-15}" --out $out/runs
