@@ -31,7 +31,6 @@ from spine.scoring import pair
 LEAST = OperatingPoint(confidence=0.1, iou=0.4)
 NEAREST, FARTHEST, ASIDE = 0.6, 1.4, 0.5  # of C7 from T1, in T1's distance from T2
 FEWEST = 5  # levels on a part
-C7, T1, T2 = map(LEVELS.index, ("C7", "T1", "T2"))
 
 Outlines = list[tuple[str, np.ndarray]]  # corners in pixels
 
@@ -94,10 +93,7 @@ def cut(picture: np.ndarray, outlines: Outlines, rng: np.random.Generator) -> tu
     last = int(rng.integers(first + FEWEST - 1, count - 1)) if below else count - 1
     top = round((middles[first - 1] + middles[first]) / 2) if first else 0
     bottom = round((middles[last] + middles[last + 1]) / 2) if last < count - 1 else len(picture)
-    inside = [
-        (level, np.clip(corners - [0, top], 0, [picture.shape[1], bottom - top]))
-        for level, corners in outlines[first : last + 1]
-    ]
+    inside = [(level, corners - [0, top]) for level, corners in outlines[first : last + 1]]  # cut off when written
     return picture[top:bottom], inside
 
 

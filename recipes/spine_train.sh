@@ -57,7 +57,7 @@ fi
 
 out=$runs/$last
 spine export $out --out $out/spine-int8.onnx --int8 --provenance \
-  "AASCE 2019 training films (Wu et al. 2017, Wang et al. 2021), T1-L5: recipes/spine_train.sh$more"
+  "AASCE 2019 training films (Wu et al. 2017, Wang et al. 2021), T1-L5, C7 by self-training: recipes/spine_train.sh$more"
 for model in spine spine-int8; do
   spine evaluate --model $out/$model.onnx --data $data --split validation --out $out/scores-$model
 done

@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-MEBIBYTE = 1 << 20
-LEAST_SHARE = 1024 * MEBIBYTE
+LEAST_SHARE = 1 << 30
 """A DICOM file of 15 megapixels takes 630 MiB to read (42 bytes a pixel), and the detector is loaded beside it."""
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 FIRST_TO_GO = 1000  # the largest, proc(5)

@@ -11,7 +11,8 @@ from bones_models import limb
 from service_factory import client_of, png, settings_in, upload
 
 from bones.service import confine, frames
-from bones.service.confine import LEAST_SHARE, MEBIBYTE, memory_bytes, memory_share
+from bones.service.confine import LEAST_SHARE, memory_bytes, memory_share
+from bones.service.settings import MEBIBYTE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 
