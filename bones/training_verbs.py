@@ -108,11 +108,7 @@ def _train(config: Any, folder: Path, source: dict[str, Any], finish: bool, resu
 
     if not resumed:
         forget_failed_start(folder)
-    with voice.progress("training") as update:
-
-        def on_progress(step: int, total: int, loss: float) -> None:
-            update(step, f"step {step} of {total}, loss {loss:.3f}", total)
-
+    with voice.training("bones", folder) as on_progress:
         train(config, folder, **source, on_progress=on_progress, say=voice.say)
     if not is_first_process():
         return Answer()

@@ -77,11 +77,7 @@ def _train(config: Any, folder: Path, source: dict[str, Any], ablation: bool, fi
     from coronary.train import train
     from shared.training_devices import is_first_process
 
-    with voice.progress("training") as update:
-
-        def on_progress(step: int, total: int, loss: float) -> None:
-            update(step, f"step {step} of {total}, loss {loss:.3f}", total)
-
+    with voice.training("coronary", folder) as on_progress:
         told: dict[str, Any] = {"on_progress": on_progress, "say": voice.say}
         if ablation:
             rows = ablate(config, folder, **source, **told, device=config.training.device)

@@ -67,7 +67,8 @@ def _draw_precision_recall(axes: Any, matched: Sequence[Matched], kind: str) -> 
     pooled = precision_recall(matched)
     axes.plot(pooled.recall, pooled.precision, color="black", linewidth=2)
     _finish(axes, f"{kind}: precision and recall, mAP50 {average_precision(matched):.3f}", "recall", "precision")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    if axes.lines[:-1]:  # a level was drawn
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
 def _draw_by_confidence(axes: Any, curves: Curves, name: str, kind: str) -> None:

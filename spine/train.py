@@ -30,6 +30,11 @@ from spine.trainer import METRIC, SpineTrainer, device_string, read_checkpoint, 
 
 log = logging.getLogger(__name__)
 
+LACKING = {
+    "train": ("train on", "merge it with more"),
+    "val": ("look at", "hold some out with --validation-fraction 0.2, or with `spine merge --split new`"),
+}
+
 
 def train(
     config: Config,
@@ -115,9 +120,8 @@ def choose_films(config: Config, run: Path, data: Path | None) -> dict[str, list
         parts = _cut(parts["train"], config)
     for part, held in parts.items():
         if not held:
-            raise SetupError(
-                f"{data}: has no film to {'train on' if part == 'train' else 'look at'}; merge it with more"
-            )
+            lacking, remedy = LACKING[part]
+            raise SetupError(f"{data}: has no film to {lacking}; {remedy}")
     chosen = {"training": parts["train"], "validation": parts["val"]}
     save_films(run / "films.json", chosen)
     return chosen

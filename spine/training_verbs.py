@@ -64,11 +64,7 @@ def _train(config: Any, folder: Path, data: Path | None, init: Path | None, fini
     """Train a run, and tell how to go on."""
     from spine.train import ended, train
 
-    with voice.progress("training") as update:
-
-        def on_progress(step: int, total: int, loss: float) -> None:
-            update(step, f"step {step} of {total}, loss {loss:.3f}", total)
-
+    with voice.training("spine", folder) as on_progress:
         train(config, folder, data, init=init, on_progress=on_progress, say=voice.say)
     if not finish or not ended(config, folder):
         voice.say(f"best and last checkpoints in {folder}; next: spine export {folder} --out model.onnx")
@@ -132,6 +128,8 @@ def merge(
         voice.say(f"{refusal.film}: {refusal.what}; {refusal.done}")
     films = ", ".join(f"{count} for {part}" for part, count in merged.films.items())
     voice.say(f"{merged.films.total()} films in {out}: {films}")
+    if not merged.films["validation"] + merged.films["test"]:
+        voice.say("no film is held out to score a model on; --split new draws some")
     return Answer(merged.as_dict())
 
 

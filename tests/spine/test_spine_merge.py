@@ -13,6 +13,7 @@ from spine.cases import find_films, read_labels
 from spine.config import LEVELS
 from spine.merge import merge
 from spine.sources import patients_from_table, read_source
+from spine.training_verbs import merge as merge_verb
 
 
 def merged_table(out, name="manifest.csv"):
@@ -206,6 +207,14 @@ def test_nothing_is_written_over(two_exports, tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(SetupError, match="already"):
         merge(two_exports, tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize(("split", "told"), [("keep", True), ("new", False)])
+def test_it_is_told_when_no_film_is_held_out(tmp_path, capsys, split, told):
+    films = {f"train/{k}.png": (film(k), f"0 {SQUARE}") for k in range(5)}
+    source = export(tmp_path / "a", ["L1"], films)
+    merge_verb([source], tmp_path / "out", split=split)
+    assert ("no film is held out" in capsys.readouterr().out) == told
 
 
 def test_patients_from_a_table(tmp_path):

@@ -164,7 +164,7 @@ def test_data_that_does_not_do_is_named(data, tmp_path):
     with pytest.raises(SetupError, match="spine merge"):
         train(CONFIG, tmp_path / "run", tmp_path)
     config = CONFIG.model_copy(update={"validation_fraction": 0.0})
-    with pytest.raises(SetupError, match="no film to look at"):
+    with pytest.raises(SetupError, match="no film to look at; hold some out"):
         train(config, tmp_path / "other", data)
     assert all(film.part == "train" for film in find_films(data))
 
