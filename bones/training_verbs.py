@@ -105,10 +105,11 @@ def _train(config: Any, folder: Path, source: dict[str, Any], finish: bool, resu
     from bones.export import finish as export_and_score
     from bones.train import forget_failed_start, train
     from shared.training_devices import is_first_process
+    from shared.training_failures import shown
 
     if not resumed:
         forget_failed_start(folder)
-    with voice.training("bones", folder) as on_progress:
+    with shown(voice, "bones", folder) as on_progress:
         train(config, folder, **source, on_progress=on_progress, say=voice.say)
     if not is_first_process():
         return Answer()

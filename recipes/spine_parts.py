@@ -17,13 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tyro
-from PIL import Image
 
 from shared.io.radiograph import read_radiograph
 from shared.io.tables import write_csv
 from spine.cases import MANIFEST, Film, load_films, read_labels
 from spine.config import LEVELS
-from spine.labels import describe, label_lines
+from spine.labels import describe, write_film
 from spine.predict import OperatingPoint, Predictor
 from spine.preprocess import as_bytes
 from spine.scoring import pair
@@ -47,10 +46,10 @@ def main(model: Path, run: Path, out: Path, *, parts: int = 2, seed: int = 11) -
             above = seventh_cervical(predictor, picture, outlines) if part == "train" else None
             if above is not None:
                 outlines, found = [("C7", above), *outlines], found + 1
-            rows.append(_write(out, part, film, film.image.stem, picture, outlines))
+            made = {film.image.stem: (picture, outlines)}
             rng = np.random.default_rng([seed, part == "val", number])
-            for k in range(parts):
-                rows.append(_write(out, part, film, f"{film.image.stem}-part{k}", *cut(picture, outlines, rng)))
+            made |= {f"{film.image.stem}-part{k}": cut(picture, outlines, rng) for k in range(parts)}
+            rows += [write_film(out, part, stem, *one) | {"group": film.group} for stem, one in made.items()]
     write_csv(rows, out / MANIFEST)
     (out / "data.yaml").write_text(describe({"training": rows, "validation": rows}), encoding="utf-8")
     print(f"{len(rows)} films; C7 on {found} of {len(films['training'])} to train on")
@@ -95,17 +94,6 @@ def cut(picture: np.ndarray, outlines: Outlines, rng: np.random.Generator) -> tu
     bottom = round((middles[last] + middles[last + 1]) / 2) if last < count - 1 else len(picture)
     inside = [(level, corners - [0, top]) for level, corners in outlines[first : last + 1]]  # cut off when written
     return picture[top:bottom], inside
-
-
-def _write(out: Path, part: str, film: Film, name: str, picture: np.ndarray, outlines: Outlines) -> dict[str, object]:
-    image, label = Path(part, "images", f"{name}.png"), Path(part, "labels", f"{name}.txt")
-    for path in (image, label):
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(out / image)
-    sides = np.array(picture.shape[::-1], np.float64)
-    shares = [(level, np.clip(corners / sides, 0, 1)) for level, corners in outlines]
-    (out / label).write_text(label_lines(shares), encoding="utf-8")
-    return {"image": image.as_posix(), "label": label.as_posix(), "part": part, "group": film.group}
 
 
 if __name__ == "__main__":

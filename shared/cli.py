@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import SetupError, SkiagramError
@@ -82,19 +81,6 @@ class Voice:
         finally:
             if bar.live.is_started:  # stop() of a bar that never showed prints an empty line
                 bar.stop()
-
-    @contextmanager
-    def training(self, task: str, run: Path) -> Iterator[Callable[[int, int, float], None]]:
-        """Show how far a training is; whoever stops it is told how it goes on. Gives ``update(step, total, loss)``."""
-        with self.progress("training") as update:
-            try:
-                yield lambda step, total, loss: update(step, f"step {step} of {total}, loss {loss:.3f}", total)
-            except KeyboardInterrupt:
-                from shared.training_devices import is_first_process
-
-                if (run / "last.ckpt").exists() and is_first_process():
-                    self.say(f"stopped; go on with: {task} train --resume {run}")
-                raise
 
     @property
     def _speaks(self) -> bool:

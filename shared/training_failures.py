@@ -6,11 +6,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from shared.cli import Voice
 from shared.errors import SkiagramError
+from shared.training_devices import is_first_process
 from shared.training_settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,18 @@ class WorkerError(SkiagramError):
     """A process that prepares batches failed or was killed."""
 
     exit_status = 1
+
+
+@contextmanager
+def shown(voice: Voice, task: str, run: Path) -> Iterator[Callable[[int, int, float], None]]:
+    """Show how far a training is; whoever stops it is told how it goes on. Gives ``update(step, total, loss)``."""
+    with voice.progress("training") as update:
+        try:
+            yield lambda step, total, loss: update(step, f"step {step} of {total}, loss {loss:.3f}", total)
+        except KeyboardInterrupt:
+            if (run / "last.ckpt").exists() and is_first_process():
+                voice.say(f"stopped; go on with: {task} train --resume {run}")
+            raise
 
 
 class Interrupt:

@@ -25,7 +25,7 @@ from shared.parallel import cpu_count, spread
 from shared.splits import Fingerprint, crossing, fingerprint, group_pictures, split_groups
 from spine.cases import MANIFEST, PARTS
 from spine.config import LEVELS
-from spine.labels import describe, label_lines
+from spine.labels import describe, label_lines, places
 from spine.level_names import level_of
 from spine.polygons import PolygonError, mend
 from spine.sources import Drawn, read_source
@@ -302,9 +302,7 @@ def _write_film(root: Path, part: str, name: str, film: Checked) -> dict[str, An
     """Write a film and its labels, and return its row of the manifest."""
     suffix = film.drawn.image.suffix.lower()
     suffix = suffix if _as_it_is(film.drawn.image) else ".png"
-    image, label = Path(part, "images", name + suffix), Path(part, "labels", f"{name}.txt")
-    for path in (image, label):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
+    image, label = places(root, part, name, suffix)
     if suffix == ".png" and not _as_it_is(film.drawn.image):
         grey = np.round(read_radiograph(film.drawn.image).array * 255).astype(np.uint8)
         Image.fromarray(grey).save(root / image)

@@ -26,11 +26,12 @@ from shared.io.tables import write_csv
 from shared.types import PictureArray
 from spine.cases import MANIFEST, PARTS
 from spine.config import LEVELS
-from spine.labels import describe, label_lines
+from spine.labels import describe, write_film
 from spine.phantom_anatomy import Spine, View, make_spine
 from spine.phantom_canvas import Canvas, xy
 from spine.phantom_render import paint
 from spine.polygons import PolygonError, mend
+from spine.preprocess import as_bytes
 
 Region = Literal["cervical", "thoracic", "lumbar", "whole"]
 
@@ -207,15 +208,6 @@ def write_dataset(
 
 
 def _write(root: Path, part: str, name: str, phantom: Phantom) -> dict[str, str]:
-    image, label = Path(part, "images", f"{name}.png"), Path(part, "labels", f"{name}.txt")
-    for path in (image, label):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(phantom.picture * 255).astype(np.uint8)).save(root / image)
-    sides = np.array(phantom.picture.shape[::-1], np.float64)
-    outlines = [(level, corners / sides) for level, corners in phantom.outlines]
-    (root / label).write_text(label_lines(outlines), encoding="utf-8")
-    return {
-        "image": image.as_posix(), "label": label.as_posix(), "part": part, "original": f"{name}.png",
-        "levels": " ".join(level for level, _ in outlines), "view": phantom.view, "region": phantom.region,
-        "group": name,
-    }  # fmt: skip
+    row = write_film(root, part, name, as_bytes(phantom.picture), phantom.outlines)
+    levels = " ".join(level for level, _ in phantom.outlines)
+    return row | {"original": f"{name}.png", "levels": levels, "view": phantom.view, "region": phantom.region}

@@ -62,9 +62,10 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
 
 def _train(config: Any, folder: Path, data: Path | None, init: Path | None, finish: bool, voice: Voice) -> Answer:
     """Train a run, and tell how to go on."""
+    from shared.training_failures import shown
     from spine.train import ended, train
 
-    with voice.training("spine", folder) as on_progress:
+    with shown(voice, "spine", folder) as on_progress:
         train(config, folder, data, init=init, on_progress=on_progress, say=voice.say)
     if not finish or not ended(config, folder):
         voice.say(f"best and last checkpoints in {folder}; next: spine export {folder} --out model.onnx")

@@ -213,13 +213,3 @@ def test_what_may_be_left_out_is_called_by_its_kind(capsys: pytest.CaptureFixtur
     assert run_command(lambda: tyro.cli(verb, args=said), [*said, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"model": "a.onnx", "share": None}
     assert run_command(lambda: tyro.cli(verb, args=["--share", "half"]), ["--share", "half"]) == 2
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_who_stops_a_training_is_told_how_it_goes_on(kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    if kept:
-        (tmp_path / "last.ckpt").touch()
-    with pytest.raises(KeyboardInterrupt), Voice().training("spine", tmp_path):
-        raise KeyboardInterrupt
-    told = " ".join(capsys.readouterr().out.split())
-    assert (f"spine train --resume {tmp_path}" in told) == kept
