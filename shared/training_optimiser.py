@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shared.training_settings import TrainingSettings
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 POLY_POWER = 0.9  # nnU-Net (Isensee et al., Nature Methods 2021)
 NESTEROV_MOMENTUM = 0.99  # nnU-Net as well
@@ -52,8 +54,15 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
     """Build the exponential moving average of weights and buffers, or None where ``decay`` is 0.
 
-    BatchNorm's running statistics are averaged like the weights they belong to.
+    BatchNorm's running statistics are averaged like the weights they belong to. The decay rises from 0.1 to ``decay``
+    as (1 + n) / (10 + n) after n averages (TensorFlow's ExponentialMovingAverage), or a short run would keep a part of
+    what it began with.
     """
     if decay == 0:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        n = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

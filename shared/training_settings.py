@@ -36,7 +36,7 @@ class TrainingSettings(Config):
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises to its full value."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the exponential moving average of the weights; 0 switches it off."""
+    """Decay of the exponential moving average of the weights, less in the first steps; 0 switches it off."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradients of a step; None leaves them as they are."""
     early_stop_epochs: PositiveInt | None = None

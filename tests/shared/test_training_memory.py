@@ -236,6 +236,16 @@ def test_each_optimiser_is_what_it_is_called_and_learns(tmp_path, name):
     assert history(tmp_path)[-1]["loss"] < history(tmp_path)[0]["loss"]
 
 
+def test_the_moving_average_of_a_short_run_has_forgotten_where_it_began():
+    """Else BatchNorm's first variance, 1, stays in it and is far above that of dark pictures."""
+    model = nn.BatchNorm1d(2)
+    average = moving_average(model, 0.999)
+    for _ in range(300):
+        average.update_parameters(model)
+        model.running_var.fill_(0.01)
+    torch.testing.assert_close(average.module.running_var, model.running_var, rtol=1e-3, atol=0)
+
+
 def test_the_moving_average_holds_weights_and_running_statistics():
     model = nn.BatchNorm1d(2)
     average = moving_average(model, 0.9)
@@ -243,8 +253,9 @@ def test_the_moving_average_holds_weights_and_running_statistics():
         nn.init.constant_(model.weight, value)
         model.running_mean.fill_(10 * value)
         average.update_parameters(model)
-    assert average.module.weight[0].item() == pytest.approx(1.1)
-    assert average.module.running_mean[0].item() == pytest.approx(11.0)
+    share = 2 / 11  # of the first, after one average: (1 + 1) / (10 + 1)
+    assert average.module.weight[0].item() == pytest.approx(2 - share)
+    assert average.module.running_mean[0].item() == pytest.approx(10 * (2 - share))
     assert moving_average(model, 0.0) is None
 
 
