@@ -39,7 +39,7 @@ if [ ! -e $runs/parts/manifest.csv ]; then
   spine export $runs/lite-640 --out $runs/lite-640/spine.onnx
   uv run python recipes/spine_parts.py --model $runs/lite-640/spine.onnx --run $runs/lite-640 --out $runs/parts
 fi
-stage lite-parts $runs/parts $runs/lite-640/best.ckpt --size-px 640 --epochs 40 --learning-rate 0.001 \
+stage lite-parts $runs/parts $runs/lite-640/best.ckpt --size-px 640 --epochs 32 --learning-rate 0.001 \
   --warmup-epochs 1 --scale 0.4 --translate 0.15 --validation-fraction 0
 
 last=lite-parts more=

@@ -21,7 +21,7 @@ def demo(
     precision: Precision = "auto",
     voice: Quiet = Voice(),
 ) -> Answer:
-    """Find and name the vertebrae of the shipped film with the shipped model, and score them.
+    """Find and name the vertebrae of the shipped film with the shipped model.
 
     Args:
         out: folder for every output.
