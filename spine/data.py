@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from PIL import Image, ImageOps
 
 from shared.io.radiograph import read_radiograph
@@ -36,6 +37,9 @@ STRIDE = 32
 CHANNELS = 3
 # Between neighbours in the order of shapes: enough that batches are not the same films each epoch.
 SHAPE_JITTER = 0.05
+FEWEST = 5
+"""Vertebrae that a cut leaves on a film."""
+WHOLE = (0.0, 1.0)
 
 
 class Draw(NamedTuple):
@@ -46,6 +50,8 @@ class Draw(NamedTuple):
     place: int
     height_px: int
     width_px: int
+    span: tuple[float, float] = WHOLE
+    """Where the film is cut off above and below, in shares of its height."""
 
 
 class Films(YOLODataset):
@@ -66,6 +72,7 @@ class Films(YOLODataset):
         self.films = {str(film.image): film for film in films}
         self.seed, self.turns = config.training.seed, config.augmentation.quarter_turns
         self.kept: dict[int, UInt8[np.ndarray, "y x"]] | None = {} if keep else None
+        self.span = WHOLE  # of the film that is being drawn
         super().__init__(
             list(self.films), imgsz=config.size_px, augment=augment, hyp=hyp, rect=config.rectangular or not augment,
             batch_size=batch, stride=STRIDE, pad=0.0 if augment else 0.5, task="segment",
@@ -101,21 +108,28 @@ class Films(YOLODataset):
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[UInt8[np.ndarray, "y x 3"], tuple[int, int], tuple[int, int]]:
-        """Read a film with its longer side ``size_px``, in three equal channels."""
-        height, width = self.sizes_px[self.im_files[i]]
-        grey = self.kept.get(i) if self.kept is not None else None
+        """Read a film, or what is left of it, with its longer side ``size_px``, in three equal channels."""
+        whole_px, width = self.sizes_px[self.im_files[i]]
+        top, bottom = _rows(self.span, whole_px)
+        height = bottom - top
+        kept = self.kept if self.span == WHOLE else None
+        grey = kept.get(i) if kept is not None else None
         if grey is None:
-            grey = as_bytes(read_radiograph(self.im_files[i]).array)
+            grey = as_bytes(read_radiograph(self.im_files[i]).array)[top:bottom]
             share = self.imgsz / max(height, width)
             if share != 1:
                 size = min(int(np.ceil(width * share)), self.imgsz), min(int(np.ceil(height * share)), self.imgsz)
                 grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-            if self.kept is not None:
-                self.kept[i] = grey
+            if kept is not None:
+                kept[i] = grey
         return np.repeat(grey[..., None], CHANNELS, axis=2), (height, width), (grey.shape[0], grey.shape[1])
 
     def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
-        """Turn the film by quarters, if that is asked for, before ultralytics makes instances of its labels."""
+        """Cut the film off or turn it by quarters, where asked, before ultralytics makes instances of its labels."""
+        if self.span != WHOLE:
+            whole_px = self.sizes_px[label["im_file"]][0]
+            top, bottom = _rows(self.span, whole_px)
+            label = cut_off(label, top / whole_px, bottom / whole_px)
         if self.augment and random.random() < self.turns:
             label = quarter_turned(label, random.choice((1, 2, 3)))
         return super().update_labels_info(label)
@@ -127,10 +141,52 @@ class Films(YOLODataset):
         state = np.random.SeedSequence([self.seed, key.epoch, key.place]).generate_state(2)
         random.seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  ultralytics draws from the global generators
+        self.span = key.span
         label = self.get_image_and_label(key.film)
+        self.span = WHOLE
         if self.rect:
             label["rect_shape"] = np.array([key.height_px, key.width_px])
         return self.transforms(label)  # type: ignore[no-any-return]
+
+
+def _rows(span: tuple[float, float], height_px: int) -> tuple[int, int]:
+    return round(span[0] * height_px), round(span[1] * height_px)
+
+
+def cut_off(label: dict[str, Any], top: float, bottom: float) -> dict[str, Any]:
+    """Return a film's label dictionary (normalised ``xywh``) as seen on the film from ``top`` to ``bottom``.
+
+    Vertebrae whose centre is beyond are dropped, the others end where the film does.
+    """
+    moved = [(s - [0, top]) / [1, bottom - top] for s in label["segments"]]
+    stay = [k for k, s in enumerate(moved) if 0 < s[:, 1].min() + s[:, 1].max() < 2]
+    segments = [np.clip(moved[k], 0, 1).astype(np.float32) for k in stay]
+    corners = [(s.min(axis=0), s.max(axis=0)) for s in segments]
+    boxes = [np.concatenate([(low + high) / 2, high - low]) for low, high in corners]
+    return label | {
+        "cls": label["cls"][stay], "segments": segments, "bboxes": np.array(boxes, np.float32).reshape(-1, 4)
+    }  # fmt: skip
+
+
+def random_span(extents: Float64[np.ndarray, "vertebra 2"], rng: np.random.Generator) -> tuple[float, float]:
+    """Return where a film is cut off above and below: each in the margin, or between two vertebrae, as likely.
+
+    Args:
+        extents: highest and lowest point of each vertebra, from the head down, in shares of the film's height.
+        rng: random numbers.
+
+    Returns:
+        Shares of the height, between which FEWEST vertebrae stay, or all where there are no more.
+    """
+    if not len(extents):
+        return WHOLE
+    spare = max(len(extents) - FEWEST, 0)
+    above = int(rng.integers(0, spare + 1)) if rng.random() < 0.5 else 0
+    below = int(rng.integers(0, spare - above + 1)) if rng.random() < 0.5 else 0
+    lines = [(upper + lower) / 2 for upper, lower in pairwise(extents.mean(axis=1))]
+    top = lines[above - 1] if above else rng.random() * max(extents[:, 0].min(), 0.0)
+    bottom = lines[-below] if below else 1 - rng.random() * max(1 - extents[:, 1].max(), 0.0)
+    return (float(top), float(bottom)) if top < bottom else WHOLE
 
 
 def quarter_turned(label: dict[str, Any], turns: int) -> dict[str, Any]:
@@ -160,15 +216,19 @@ class EpochSampler(Sampler[Draw]):
         seed: random seed.
         rank: which process this is; each takes every ``world``-th batch.
         world: how many processes there are.
+        cut: chance that a film is cut off above and below.
+        extents: of each film, what ``random_span`` takes.
     """
 
     def __init__(
         self, sizes_px: Sequence[tuple[int, int]], weights: Float64[np.ndarray, " film"], batch: int, size_px: int,
-        rectangular: bool, seed: int, rank: int = 0, world: int = 1,
+        rectangular: bool, seed: int, rank: int = 0, world: int = 1, cut: float = 0.0,
+        extents: Sequence[Float64[np.ndarray, "vertebra 2"]] = (),
     ) -> None:  # fmt: skip
         self.aspects = np.array([height / width for height, width in sizes_px])
         self.weights, self.batch, self.size_px, self.rectangular = weights, batch, size_px, rectangular
         self.seed, self.rank, self.world, self.epoch = seed, rank, world, 0
+        self.cut, self.extents = cut, extents
         self.steps = -(-len(sizes_px) // (batch * world))
 
     def __len__(self) -> int:
@@ -178,33 +238,39 @@ class EpochSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         """Yield this epoch's films, and count: the next time it is the next epoch's."""
         epoch, self.epoch = self.epoch, self.epoch + 1
-        batches = self.batches(epoch)
+        batches, spans = self.batches(epoch)
         for k in range(self.rank, len(batches), self.world):
-            height, width = self.shape_px(batches[k])
-            for i, film in enumerate(batches[k]):
-                yield Draw(int(film), epoch, k * self.batch + i, height, width)
+            height, width = self.shape_px(batches[k], spans[k])
+            for i, (film, (top, bottom)) in enumerate(zip(batches[k].tolist(), spans[k].tolist(), strict=True)):
+                yield Draw(film, epoch, k * self.batch + i, height, width, (top, bottom))
 
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: loaders with workers are ahead of the trainer, so epochs are counted in ``__iter__``."""
 
-    def batches(self, epoch: int) -> np.ndarray:
-        """Return all processes' batches of an epoch, a row of film numbers each."""
+    def batches(self, epoch: int) -> tuple[Int64[np.ndarray, "batch film"], Float64[np.ndarray, "batch film 2"]]:
+        """Return all processes' batches of an epoch: a row of film numbers each, and what stays of each film."""
         rng = np.random.default_rng([self.seed, epoch])
         count = self.steps * self.batch * self.world
         # Systematic sampling: each film its expected number of times, rounded up or down.
         ends = np.cumsum(self.weights) / self.weights.sum() * count
         drawn = rng.permutation(np.searchsorted(ends, np.arange(count) + rng.uniform(), side="right"))
         drawn = np.minimum(drawn, len(self.weights) - 1)
+        spans = np.tile(np.array(WHOLE), (count, 1))
+        for k in np.flatnonzero(rng.random(count) < self.cut) if self.cut else ():
+            spans[k] = random_span(self.extents[drawn[k]], rng)
         if self.rectangular:
-            drawn = drawn[np.argsort(np.log(self.aspects[drawn]) + rng.normal(0, SHAPE_JITTER, count), kind="stable")]
-        rows: np.ndarray = drawn.reshape(-1, self.batch)
-        return rows[rng.permutation(len(rows))]
+            aspects = self.aspects[drawn] * np.diff(spans)[:, 0]
+            order = np.argsort(np.log(aspects) + rng.normal(0, SHAPE_JITTER, count), kind="stable")
+            drawn, spans = drawn[order], spans[order]
+        mixed = rng.permutation(count // self.batch)
+        return drawn.reshape(-1, self.batch)[mixed], spans.reshape(-1, self.batch, 2)[mixed]
 
-    def shape_px(self, films: np.ndarray) -> tuple[int, int]:
-        """Return height and width that hold all these films, multiples of 32."""
+    def shape_px(self, films: Int64[np.ndarray, " film"], spans: Float64[np.ndarray, "film 2"]) -> tuple[int, int]:
+        """Return height and width that hold all these films, or what stays of them, multiples of 32."""
         if not self.rectangular:
             return self.size_px, self.size_px
-        tall, wide = self.aspects[films].max(), self.aspects[films].min()
+        aspects = self.aspects[films] * np.diff(spans)[:, 0]
+        tall, wide = aspects.max(), aspects.min()
         height, width = (1.0, 1 / wide) if wide > 1 else (tall, 1.0) if tall < 1 else (1.0, 1.0)
         return _up_to_stride(height * self.size_px), _up_to_stride(width * self.size_px)
 
@@ -230,6 +296,12 @@ def film_weights(classes: Sequence[np.ndarray], least_share: float) -> Float64[n
     return weights
 
 
+def _extents(boxes: Float32[np.ndarray, "vertebra 4"]) -> Float64[np.ndarray, "vertebra 2"]:
+    """Highest and lowest point of each box (normalised ``xywh``), from the head down."""
+    middle, half = boxes[:, 1].astype(np.float64), boxes[:, 3].astype(np.float64) / 2
+    return np.stack([middle - half, middle + half], axis=1)[np.argsort(middle)]
+
+
 def training_loader(
     films: Films, config: Config, batch: int, workers: int, rank: int, world: int
 ) -> InfiniteDataLoader:
@@ -246,7 +318,8 @@ def training_loader(
     sampler = EpochSampler(
         [films.sizes_px[file] for file in films.im_files],
         film_weights([label["cls"][:, 0] for label in films.labels], config.balance),
-        batch, config.size_px, config.rectangular, config.training.seed, rank, world,
+        batch, config.size_px, config.rectangular, config.training.seed, rank, world, config.augmentation.cut,
+        [_extents(label["bboxes"]) for label in films.labels],
     )  # fmt: skip
     return InfiniteDataLoader(
         dataset=films, batch_size=batch, sampler=sampler, num_workers=workers, collate_fn=films.collate_fn,

@@ -15,7 +15,18 @@ from shared.config import apply_preset
 from shared.io.radiograph import read_radiograph
 from spine.cases import find_films, load_films, read_labels, save_films
 from spine.config import LEVELS, PRESETS, Config
-from spine.data import Draw, EpochSampler, Films, film_weights, quarter_turned, training_loader
+from spine.data import (
+    FEWEST,
+    WHOLE,
+    Draw,
+    EpochSampler,
+    Films,
+    cut_off,
+    film_weights,
+    quarter_turned,
+    random_span,
+    training_loader,
+)
 from spine.phantom import PhantomConfig, write_dataset
 from spine.trainer import trainer_settings
 
@@ -159,6 +170,79 @@ def test_a_quarter_turn_takes_labels_along(turns):
     np.testing.assert_allclose(found["bboxes"][0, :2] * [width, height], (low + high) / 2, atol=1e-4)
     np.testing.assert_allclose(found["bboxes"][0, 2:] * [width, height], high - low, atol=1e-4)
     assert found["resized_shape"] == found["img"].shape[:2]
+
+
+def column(count, top=0.1, bottom=0.8):
+    """So many vertebrae down a film, each seven tenths of the space it has."""
+    edges = np.linspace(top, bottom, count + 1)
+    return np.stack([edges[:-1], edges[:-1] + 0.7 * np.diff(edges)], axis=1)
+
+
+@limits(max_examples=60)
+@given(st.integers(0, 24), st.integers(0, 10**6))
+def test_a_cut_goes_through_no_vertebra_and_leaves_some(count, seed):
+    extents = column(count)
+    top, bottom = random_span(extents, np.random.default_rng(seed))
+    assert 0 <= top < bottom <= 1
+    inside = (extents[:, 0] >= top) & (extents[:, 1] <= bottom)
+    outside = (extents[:, 1] <= top) | (extents[:, 0] >= bottom)
+    assert (inside ^ outside).all()
+    assert inside.sum() >= min(count, FEWEST)
+
+
+def test_cuts_are_of_every_kind():
+    rng, extents = np.random.default_rng(0), column(17)
+    spans = np.array([random_span(extents, rng) for _ in range(300)])
+    margins = [(spans[:, 0] < extents[0, 0]).mean(), (spans[:, 1] > extents[-1, 1]).mean()]
+    assert all(0.4 < share < 0.7 for share in margins)
+    assert len(np.unique(spans.round(6), axis=0)) > 250
+
+
+def test_a_cut_takes_labels_along():
+    outlines = [np.array([[0.2, y], [0.6, y], [0.6, y + 0.1], [0.2, y + 0.1]], np.float32) for y in (0.1, 0.45, 0.7)]
+    label = {"cls": np.array([[7.0], [8.0], [9.0]]), "segments": outlines, "bboxes": np.zeros((3, 4), np.float32)}
+    found = cut_off(label, 0.4, 0.76)  # the last one's centre, 0.75, is just inside
+    assert found["cls"].ravel().tolist() == [8.0, 9.0]
+    back = [s * [1, 0.36] + [0, 0.4] for s in found["segments"]]
+    np.testing.assert_allclose(back[0], outlines[1], atol=1e-6)
+    np.testing.assert_allclose(back[1], np.minimum(outlines[2], [1, 0.76]), atol=1e-6)
+    np.testing.assert_allclose(found["bboxes"][0], [0.4, 0.1 / 0.36, 0.4, 0.1 / 0.36], atol=1e-5)
+    assert cut_off(label, 0.85, 1.0)["bboxes"].shape == (0, 4)
+
+
+def test_of_a_cut_film_the_network_sees_that_part(folder, tmp_path):
+    config = CONFIG.model_copy(update={"augmentation": CONFIG.augmentation.model_copy(update={
+        "mirror": 0.0, "scale": 0.0, "translate": 0.0, "degrees": 0.0, "brightness": 0.0})})  # fmt: skip
+    films = films_of(folder, config, tmp_path)
+    for film in range(len(films)):
+        classes, polygons = read_labels(films.films[films.im_files[film]].label)
+        middles = np.array([(p[:, 1].min() + p[:, 1].max()) / 2 for p in polygons])
+        found = films[Draw(film, 0, 0, 96, 96, (0.25, 0.75))]
+        assert sorted(found["cls"][:, 0].tolist()) == sorted(classes[(middles > 0.25) & (middles < 0.75)].tolist())
+        assert found["img"].shape == (3, 96, 96)
+        height = films.load_image(film)[1][0]
+        part = read_radiograph(films.im_files[film]).array[round(0.25 * height) : round(0.75 * height)]
+        scale = 96 / max(part.shape)
+        x1, y1 = (96 - np.array(part.shape[::-1]) * scale) / 2
+        seen = found["img"][0].numpy()[round(y1) : round(96 - y1), round(x1) : round(96 - x1)] / 255
+        same = np.asarray(Image.fromarray(part).resize(seen.shape[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(seen - same).mean() < 0.06
+    assert films.span == WHOLE
+
+
+def test_cut_films_fit_their_batch_and_repeat_by_epoch():
+    extents = [column(12)] * len(SIZES)
+    first, again = (sampler(cut=0.7, extents=extents) for _ in range(2))
+    draws = list(first)
+    assert draws == list(again)
+    spans = {draw.span for draw in draws}
+    assert len(spans - {WHOLE}) >= 3
+    for draw in draws:
+        height, width = SIZES[draw.film]
+        height *= draw.span[1] - draw.span[0]
+        assert draw.height_px >= 640 * height / max(height, width) - 1e-6
+        assert draw.width_px >= 640 * width / max(height, width) - 1e-6
+    assert {draw.span for draw in sampler(cut=0.0, extents=extents)} == {WHOLE}
 
 
 def test_batches_come_whole_and_epoch_after_epoch(folder, tmp_path):
