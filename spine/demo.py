@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from shared.cli import Answer, Voice
 from shared.cohort import run_cohort
 from shared.report import Report, recorded
 from spine.batch import COCO, DISCLAIMER, TABLE, plan, predict_case, write_tables
-from spine.predict import Precision, Predictor, SpineResult
+from spine.predict import Precision, Predictor
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "spine"
 
@@ -29,19 +30,21 @@ def demo(out: Path, device: str, precision: Precision, voice: Voice) -> Answer:
         if result.exit_status == 0:
             report.outputs += write_tables(items, out)
             report.results = {"seconds_predict": seconds}
-            _tell(voice, out, predictor, predictor(SAMPLE / "chest.png"), seconds)
+            _tell(voice, out, predictor, seconds)
     for failure in report.failures:
         print(f"error: {failure}", file=sys.stderr)
     return Answer(report.as_dict(), result.exit_status)
 
 
-def _tell(voice: Voice, out: Path, predictor: Predictor, found: SpineResult, seconds: float) -> None:
+def _tell(voice: Voice, out: Path, predictor: Predictor, seconds: float) -> None:
+    found = json.loads((out / "chest.json").read_text(encoding="utf-8"))
+    names = [one["label"] for one in found["vertebrae"]]
     voice.say(
-        f"{len(found)} vertebrae in {seconds:.2f} s with {predictor.engine} on {predictor.device}, "
-        f"{predictor.precision}: {', '.join(found.level_names)}."
+        f"{len(names)} vertebrae in {seconds:.2f} s with {predictor.engine} on {predictor.device}, "
+        f"{predictor.precision}: {', '.join(names)}."
     )
     voice.say(
-        f"The sample is a real chest radiograph without labels. Ordering changed {len(found.changed)} of the network's "
+        f"The sample is a real chest radiograph without labels. Ordering changed {len(found['changed'])} of the network's "
         "names. How often names are right: spine/README.md."
     )
     voice.say(f"Outputs in {out}: chest.png (overlay), chest.mask.png, chest.json, {COCO}, {TABLE}, report.json.")
