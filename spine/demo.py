@@ -44,8 +44,8 @@ def _tell(voice: Voice, out: Path, predictor: Predictor, seconds: float) -> None
         f"{predictor.precision}: {', '.join(names)}."
     )
     voice.say(
-        f"The sample is a real chest radiograph without labels. Ordering changed {len(found['changed'])} of the network's "
-        "names. How often names are right: spine/README.md."
+        f"The sample is a real chest radiograph without labels. Ordering changed {len(found['changed'])} of the "
+        "network's names. How often names are right: spine/README.md."
     )
     voice.say(f"Outputs in {out}: chest.png (overlay), chest.mask.png, chest.json, {COCO}, {TABLE}, report.json.")
     voice.say(
