@@ -23,7 +23,7 @@ from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import Mask, mask_of, mask_overlaps
 from spine.predict import OperatingPoint, Predictor, SpineResult
-from spine.scoring import Named, Naming, compare_names, confidence_curves, scores_at
+from spine.scoring import Named, Naming, calibration_error, compare_names, confidence_curves, scores_at, told
 
 LOWEST_CONFIDENCE = 0.001  # of the curves and of average precision, as in ultralytics' validation
 STAGES = ("before", "after")
@@ -111,10 +111,18 @@ class Scores:
             "counts": total,
         }
 
+    def calibration(self) -> dict[str, float]:
+        """Return how sure names are, how many are right, and how far the two are apart (`calibration_error`)."""
+        sure, right = told((*scored.names["after"], scored.result.scores) for scored in self.films)
+        count = max(1, len(right))
+        means = {"confidence": float(sure.sum()) / count, "right": float(right.sum()) / count}
+        return means | {"error": calibration_error(sure, right)}
+
     def summary(self) -> dict[str, Any]:
         """Return everything as plain numbers: names, average precision with intervals, and the best operating point."""
         groups = [scored.film.group for scored in self.films]
         scores: dict[str, Any] = {"films": len(self.films), "names": {stage: self.rates(stage) for stage in STAGES}}
+        scores["names"]["calibration"] = self.calibration()
         for kind in ("box", "mask"):
             scores[kind] = {}
             for stage in STAGES:

@@ -102,7 +102,8 @@ def _point(model: Path, films: Sequence[Film]) -> None:
 
     chosen = choose(Predictor(model, "cpu"), films)
     points = {name: point.model_dump() for name, point in (OPERATING_POINTS | {"default": chosen.point}).items()}
-    taken = {"operating_points": points, "neighbour": chosen.trust.neighbour, "score_weight": chosen.trust.weight}
+    trust = {"neighbour": chosen.trust.neighbour, "score_weight": chosen.trust.weight}
+    taken = {"operating_points": points, **trust, "temperature": chosen.temperature}
     update_metadata(model, taken | {"right_names_by_confidence": chosen.shares})
 
 

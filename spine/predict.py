@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Float64
 from pydantic import Field, PositiveInt, ValidationError
 
 from shared.config import Config
@@ -61,6 +62,8 @@ class ModelFile(Config):
     """How often this network gives a level its neighbour's name, as `spine.order` is to take its scores."""
     score_weight: float = Field(ClassScores.weight, gt=0, le=1)
     """How much its scores count there: less than 1 where those of a film err together."""
+    temperature: float = Field(1.0, gt=0)
+    """What `tempered` divides by: more than 1 where names are less sure than each candidate's own scores make them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,8 @@ class Predictor:
 
     def named(self, candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
         """Name the candidates of a film by their order, as this network's scores are to be taken."""
-        return named(candidates, width_px, height_px, self.file.neighbour, self.file.score_weight)
+        file = self.file
+        return named(candidates, width_px, height_px, file.neighbour, file.score_weight, file.temperature)
 
     def candidates(
         self, image: Image, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
@@ -201,10 +205,12 @@ def named(
     height_px: int,
     neighbour: float = ClassScores.neighbour[1],
     score_weight: float = ClassScores.weight,
+    temperature: float = 1.0,
 ) -> SpineResult:
     """Name the candidates of a film by their order; those that are no vertebra are left out.
 
-    ``neighbour`` is how often their scores stand for a neighbour's level, ``score_weight`` how much they count.
+    ``neighbour`` is how often their scores stand for a neighbour's level, ``score_weight`` how much they count,
+    ``temperature`` what makes names less sure.
     """
     naming = name_vertebrae(
         candidates.centres_px.astype(np.float64), candidates.sizes_px.astype(np.float64),
@@ -217,13 +223,13 @@ def named(
     )
     return SpineResult(
         candidates.boxes_px[kept],
-        naming.confidences[kept].astype(np.float32),
+        tempered(naming.confidences[kept], temperature).astype(np.float32),
         np.array([LEVELS.index(naming.labels[k] or "") for k in kept], np.int64),
         dict(enumerate(LEVELS)),
         width_px,
         height_px,
         tuple(candidates.polygons_px[k] for k in kept),
-        _findings(naming, len(candidates)),
+        _findings(naming, len(kept)),
         raw_labels=tuple(naming.raw_labels[k] for k in kept),
         detector_scores=candidates.confidences[kept],
         masks=tuple(candidates.masks[k] for k in kept),
@@ -238,9 +244,15 @@ def _change(naming: Naming, k: int, boxes_px: Boxes) -> Change:
     return Change(naming.raw_labels[k], naming.labels[k], (x1, y1, x2, y2))
 
 
-def _findings(naming: Naming, candidates: int) -> tuple[str, ...]:
+def tempered(probabilities: Float[np.ndarray, " n"], temperature: float) -> Float64[np.ndarray, " n"]:
+    """Divide the log odds of probabilities by a temperature (Guo et al. 2017, ICML); their order stays."""
+    odds = 1 / np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7) - 1  # float32 knows no closer to 1
+    return np.asarray(1 / (1 + odds ** (1 / temperature)))
+
+
+def _findings(naming: Naming, vertebrae: int) -> tuple[str, ...]:
     """What a person should know of this film."""
-    if not candidates:
+    if not vertebrae:
         return ("no vertebra found",)
     found = []
     if naming.missing:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from shared.boxes import iou_matrix
 from shared.metrics.detection import Matched, precision_recall
@@ -84,6 +84,33 @@ def compare_names(found: Named, truth: Named) -> Naming:
         swaps=int((np.diff(names) <= 0).sum()),
         duplicates=len(names) - len(np.unique(names)),
     )
+
+
+def told(
+    films: Iterable[tuple[Named, Named, Float32[np.ndarray, " n"]]],
+) -> tuple[Float64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Return how sure each name is that a true vertebra was given, and whether it is right.
+
+    Args:
+        films: what was found on each, the truth, and the confidences of what was found.
+    """
+    sure, right = [np.zeros(0)], [np.zeros(0, bool)]
+    for found, truth, confidences in films:
+        pairs = pair(found.boxes_px, truth.boxes_px)
+        there = pairs >= 0
+        sure.append(confidences[pairs[there]])
+        right.append(found.labels[pairs[there]] == truth.labels[there])
+    return np.concatenate(sure), np.concatenate(right)
+
+
+def calibration_error(confidences: Float64[np.ndarray, " m"], right: Bool[np.ndarray, " m"], bins: int = 10) -> float:
+    """Return how far confidences are from the share that is right: mean over ``bins`` of equal width, by their number.
+
+    Expected calibration error (Guo et al. 2017, ICML, equation 3). 0 where there are no names.
+    """
+    place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
+    apart = np.bincount(place, weights=confidences - right, minlength=bins)
+    return float(np.abs(apart).sum() / max(1, len(right)))
 
 
 def down_the_film(found: Named) -> Int64[np.ndarray, " n"]:

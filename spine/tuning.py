@@ -3,7 +3,7 @@
 A low confidence lets in faint vertebrae, for which the order of all can make up, and clutter, which can mislead it. A
 network that often gives a level its neighbour's name leaves more to order, and so does one that shifts a whole stretch
 of names. All this depends on the network, so it is looked up on labelled films that its weights were not trained on:
-what gives most vertebrae their name is taken.
+what gives most vertebrae their name is taken, and then the temperature at which names are as sure as they are right.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from spine.cases import Film
 from spine.decode import Candidates
 from spine.evaluate import read_truth
 from spine.order_model import ClassScores
-from spine.predict import OperatingPoint, Predictor, named
-from spine.scoring import Named, compare_names
+from spine.predict import OperatingPoint, Predictor, named, tempered
+from spine.scoring import Named, compare_names, told
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
 
@@ -36,6 +36,7 @@ class Trust(NamedTuple):
 USUAL = Trust(ClassScores.neighbour[1], ClassScores.weight)
 """Kept unless another does better."""
 TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)))
+TEMPERATURES = tuple(np.geomspace(1, 20, 60).round(2).tolist())
 SAME = 0.002
 """Shares of right names that differ by less are alike: some films more or less would swap them."""
 
@@ -46,6 +47,7 @@ class Chosen:
 
     point: OperatingPoint
     trust: Trust
+    temperature: float
     shares: dict[float, float]
 
 
@@ -62,7 +64,7 @@ class Tried:
 def choose(
     predictor: Predictor, films: Sequence[Film], on_case: Callable[[int, str], None] = lambda done, film: None
 ) -> Chosen:
-    """Look up the confidence of the default operating point and how far names are trusted; the overlap stays.
+    """Look up the confidence of the default operating point and how far names are trusted and sure; the overlap stays.
 
     Raises:
         InputError: a film or its labels cannot be used.
@@ -82,7 +84,9 @@ def choose(
     trust = max(found, key=found.__getitem__)
     if trust != USUAL:
         shares = shares_right(tried, trust)
-    return Chosen(OperatingPoint(confidence=best(shares), iou=lowest.iou), trust, shares)
+    confidence = best(shares)
+    point = OperatingPoint(confidence=confidence, iou=lowest.iou)
+    return Chosen(point, trust, likeliest_temperature(tried, trust, confidence), shares)
 
 
 def shares_right(
@@ -96,6 +100,19 @@ def shares_right(
             found = named(film.candidates.above(confidence), film.width_px, film.height_px, *trust)
             right[k] += compare_names(Named(found.boxes_px, found.labels), film.truth).right
     return dict(zip(confidences, (right / max(1, true)).tolist(), strict=True))
+
+
+def likeliest_temperature(films: Sequence[Tried], trust: Trust, confidence: float) -> float:
+    """Return which of `TEMPERATURES` gives names the likeliest confidences: least log loss over all found vertebrae."""
+    namings = []
+    for film in films:
+        found = named(film.candidates.above(confidence), film.width_px, film.height_px, *trust)
+        namings.append((Named(found.boxes_px, found.labels), film.truth, found.scores))
+    sure, right = told(namings)
+    if not len(right):
+        return 1.0
+    chances = [np.where(right, p, 1 - p) for p in (tempered(sure, one) for one in TEMPERATURES)]
+    return float(TEMPERATURES[int(np.argmax([np.log(chance).mean() for chance in chances]))])
 
 
 def best(shares: Mapping[float, float]) -> float:

@@ -20,7 +20,16 @@ from spine.config import LEVELS
 from spine.evaluate import evaluate, evaluate_films, films_of
 from spine.masks import Mask, mask_of, mask_overlaps
 from spine.predict import Predictor
-from spine.scoring import NOWHERE, Named, compare_names, confidence_curves, confusion, pair, scores_at
+from spine.scoring import (
+    NOWHERE,
+    Named,
+    calibration_error,
+    compare_names,
+    confidence_curves,
+    confusion,
+    pair,
+    scores_at,
+)
 
 TRUTH = Named(SPINE_BOXES, np.array(SPINE_LEVELS))
 
@@ -203,6 +212,18 @@ def test_ordering_repairs_names_and_both_are_told(films):
     assert after["counts"]["swaps"] == after["counts"]["duplicates"] == 0
     every_level, one_each = (len(scores.films[0].compared[stage].found) for stage in ("before", "after"))
     assert (every_level, one_each) == (6 * 24, 6)  # before, a candidate counts for each level that it may be
+
+
+def test_how_sure_names_are_is_laid_beside_how_many_are_right(films):
+    scores = evaluate(finds(Predictor(tiny_model(), "cpu")), films)
+    sure = float(np.mean([scored.result.scores for scored in scores.films]))
+    assert scores.calibration() == {"confidence": pytest.approx(sure), "right": 1, "error": pytest.approx(1 - sure)}
+
+
+def test_calibration_error_by_hand():
+    right = np.array([True, False, True, True])
+    assert calibration_error(np.array([0.72, 0.78, 0.95, 1.0]), right) == pytest.approx((0.5 + 0.05) / 4)
+    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
 
 
 def test_an_evaluation_on_disk_goes_on_after_a_broken_film(films, tmp_path):

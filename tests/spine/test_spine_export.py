@@ -45,7 +45,8 @@ def test_both_files_say_how_candidates_are_taken_and_float32_also_where_int8_fai
     assert export_run(run, int8, int8=True, provenance="films") == int8
     twin = read_metadata(int8)
     assert (twin["precision"], twin["provenance"]) == ("int8", "films")
-    for name in ("operating_points", "neighbour", "score_weight", "right_names_by_confidence", "size_px", "training"):
+    taken = ("operating_points", "neighbour", "score_weight", "temperature", "right_names_by_confidence")
+    for name in (*taken, "size_px", "training"):
         assert twin[name] == chosen[name]
 
 

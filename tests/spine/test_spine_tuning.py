@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, finds, tiny_model, write_film
 
 from spine.cases import Film
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import mask_of
-from spine.predict import OperatingPoint, Predictor, named
+from spine.predict import OperatingPoint, Predictor, named, tempered
 from spine.scoring import Named
-from spine.tuning import CONFIDENCES, USUAL, Tried, best, choose, shares_right
+from spine.tuning import CONFIDENCES, TEMPERATURES, USUAL, Tried, best, choose, likeliest_temperature, shares_right
 
 
 def candidates(boxes, levels, sure):
@@ -49,6 +51,7 @@ def test_films_are_read_once_and_the_overlap_is_the_models_own(tmp_path):
     assert chosen.point.confidence in CONFIDENCES
     assert chosen.trust == USUAL  # all do as well
     assert chosen.shares == pytest.approx(dict.fromkeys(CONFIDENCES, 1.0))
+    assert chosen.temperature == 1  # never surer than the order is
 
 
 @pytest.mark.parametrize(("trusting", "doubting"), [((0.01, 1.0), (0.45, 1.0)), ((0.12, 1.0), (0.12, 0.2))])
@@ -58,3 +61,26 @@ def test_how_far_names_are_trusted_is_the_models_own(trusting, doubting):
     sure, unsure = (named(given, WIDTH_PX, HEIGHT_PX, *how) for how in (trusting, doubting))
     assert sure.labels.tolist() == SPINE_LEVELS
     assert sure.scores.min() > unsure.scores.min() + 0.01
+
+
+@given(st.lists(st.floats(0, 1), min_size=1), st.floats(1, 20))
+def test_tempered_probabilities_keep_their_order_and_come_nearer_to_a_half(probabilities, temperature):
+    given = np.array(probabilities)
+    found = tempered(given, temperature)
+    assert (np.diff(found[np.argsort(given)]) >= 0).all()
+    assert (np.abs(found - 0.5) <= np.abs(given - 0.5) + 1e-9).all()
+
+
+def test_names_are_as_sure_as_they_are_right():
+    """Every other film's names are off by one, and no candidate is less sure than on the rest."""
+    wrong = [level + 1 for level in SPINE_LEVELS]
+    film = candidates(SPINE_BOXES, SPINE_LEVELS, np.full(6, 0.95))
+    films = [
+        Tried(film, Named(SPINE_BOXES, np.array(levels)), WIDTH_PX, HEIGHT_PX) for levels in (SPINE_LEVELS, wrong) * 4
+    ]
+    temperature = likeliest_temperature(films, USUAL, 0.1)
+    assert temperature == TEMPERATURES[-1]
+    before, after = (named(film, WIDTH_PX, HEIGHT_PX, *USUAL, one) for one in (1.0, temperature))
+    assert after.labels.tolist() == before.labels.tolist() == SPINE_LEVELS
+    assert before.scores.min() > 0.85
+    assert after.scores.max() < 0.7
