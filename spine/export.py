@@ -32,7 +32,7 @@ OPERATING_POINTS = {
 }
 PARITY_FILMS = 2
 INT8_FILMS = 48
-GATE_FILMS = 40
+GATE_FILMS = 80
 
 
 class RawHead(nn.Module):
@@ -66,7 +66,7 @@ def export_run(
 
     Raises:
         SetupError: the folder is no run with weights.
-        GateError: the exported file differs from torch, or INT8 loses too much average precision.
+        GateError: the exported file differs from torch, or INT8 loses too much average precision or too many names.
     """
     if int8 and "-int8" not in out.name:
         raise SetupError(f"{out}: an INT8 file keeps its float32 twin beside it; name it NAME-int8.onnx")

@@ -202,7 +202,7 @@ def export(
     Args:
         run: the run folder.
         out: the ONNX file; with --int8 name it NAME-int8.onnx, float32 goes to NAME.onnx.
-        int8: quantise, if the loss in average precision stays within the gate.
+        int8: quantise, if the loss in average precision and right names stays within the gate.
         provenance: where the training data came from, for the model's metadata.
         voice: how to speak.
     """

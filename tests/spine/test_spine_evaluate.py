@@ -226,6 +226,17 @@ def test_calibration_error_by_hand():
     assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
 
 
+def test_the_gate_asks_for_names_as_well(films):
+    """Every name is a neighbour's; the right one has a score too, which is enough for some average precision."""
+    scores24 = np.full((6, 24), 0.01)
+    scores24[range(6), SPINE_LEVELS], scores24[range(6), np.array(SPINE_LEVELS) + 1] = 0.3, 0.9
+    scores = evaluate(finds(Predictor(tiny_model(), "cpu"), scores=scores24), films)
+    precision = np.mean([scores.average_precision("before", kind)["ap50_95"] for kind in ("box", "mask")])
+    assert scores.rates("after")["identification"]["value"] == 0
+    assert 0.2 < precision < 0.9
+    assert scores.gate() == pytest.approx(precision / 2)
+
+
 def test_an_evaluation_on_disk_goes_on_after_a_broken_film(films, tmp_path):
     films[1].image.write_bytes(b"broken")
     (films[2].label).write_text(f"{LEVELS.index('T10')} 0.1 0.1")
