@@ -20,7 +20,7 @@ MODELS_VARIABLE = "SKIAGRAM_MODELS"
 CHECKOUT_MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
 
 VERBS: Mapping[str, str] = {
-    "demo": "make a phantom, run the shipped model on it, print scores and time",
+    "demo": "the shipped model on a phantom or a shipped sample: what it finds, scores, time",
     "predict": "files or folders in, the same names out",
     "train": "train from a preset, on a data set or on phantoms",
     "evaluate": "scores of a model on a data set's split",

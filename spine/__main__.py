@@ -93,9 +93,11 @@ def predict(
 
 def _line(record: Any) -> str:
     """One line for people about one film."""
+    from spine.predict import in_words
+
     found = record.outcome.result
-    span = f", {found['from']} to {found['to']}" if found["vertebrae"] else ""
-    text = f"{record.item.path}: {found['vertebrae']} vertebrae{span}, {record.seconds:.2f} s"
+    words = in_words(found["vertebrae"], found["from"], found["to"])
+    text = f"{record.item.path}: {words}, {record.seconds:.2f} s"
     return "\n  ".join([text, *record.outcome.findings])
 
 

@@ -98,9 +98,16 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
                 "box_xyxy_px": _rounded(box),
                 "polygon_px": _rounded(polygon),
                 "raw_label": raw,
+                "detector_score": round(float(score), DECIMALS_SCORE),
             }
-            for label, confidence, box, polygon, raw in zip(
-                found.level_names, found.scores, found.boxes_px, polygons, found.raw_labels, strict=True
+            for label, confidence, box, polygon, raw, score in zip(
+                found.level_names,
+                found.scores,
+                found.boxes_px,
+                polygons,
+                found.raw_labels,
+                found.detector_scores if found.detector_scores is not None else (),
+                strict=True,
             )
         ],
         "missing": [{"label": gone.label, "centre_px": _rounded(np.array(gone.centre))} for gone in found.missing],
@@ -108,6 +115,8 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
             {"raw_label": change.raw_label, "label": change.label, "box_xyxy_px": _rounded(np.array(change.box_px))}
             for change in found.changed
         ],
+        "findings": list(found.findings),
+        "possible": {name: round(chance, DECIMALS_SCORE) for name, chance in (found.possible or {}).items()},
     }
 
 

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
+from shared.draw import PAGE
 from shared.figures import COLOURS, FAINT
 from shared.io.atomic import whole
 from shared.io.radiograph import read_radiograph
 from shared.metrics.bootstrap import wilson_interval
 from shared.metrics.detection import Matched, average_precision, precision_recall
+from spine.cases import read_labels
 from spine.config import LEVELS
 from spine.evaluate import STAGES, Scored, Scores
 from spine.overlay import COLOURS as LEVEL_COLOURS
 from spine.overlay import REGIONS, draw_vertebrae
+from spine.predict import SpineResult
 from spine.scoring import Curves, confidence_curves, confusion, pair
 
 KINDS = ("box", "mask")
@@ -108,9 +112,9 @@ def _draw_matrix(axes: Any, values: np.ndarray, names: Sequence[str], title: str
     for (row, column), value in np.ndenumerate(values):
         if value >= (1 if whole_numbers else 0.005):
             text = str(value) if whole_numbers else f"{value:.2f}".lstrip("0")
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=7, color="black" if row == column else "#aa3344"
-            )
+            dark = values[row, column] > 0.4 * values.max()
+            colour = "white" if dark else "black" if row == column else "#aa3344"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     ticks = range(len(names))
     axes.set_xticks(ticks, names, fontsize=8, rotation=90)
     axes.set_yticks(ticks, names, fontsize=8)
@@ -184,11 +188,31 @@ def _right_by_level(scores: Scores, stage: str) -> Mapping[int, tuple[int, int]]
 
 
 def draw_film(scored: Scored, path: Path) -> None:
-    """Draw one film's result, and say how many names are right."""
-    naming = scored.naming("after")
+    """Draw one film as it is labelled, beside it what was found, and say how many names are right."""
+    naming, picture = scored.naming("after"), read_radiograph(scored.film.image).array
     title = f"{scored.film.image.name}: {naming.right} of {naming.vertebrae} right, {naming.found} found"
+    sides = [
+        draw_vertebrae(picture, _as_labelled(scored), title="as labelled"),
+        draw_vertebrae(picture, scored.result, title=title),
+    ]
+    page = Image.new("RGB", (sum(side.width for side in sides), max(side.height for side in sides)), PAGE)
+    for side, left in zip(sides, (0, sides[0].width), strict=True):
+        page.paste(side, (left, 0))
     with whole(path) as aside:
-        draw_vertebrae(read_radiograph(scored.film.image).array, scored.result, title=title).save(aside)
+        page.save(aside)
+
+
+def _as_labelled(scored: Scored) -> SpineResult:
+    """Return a film's labels in the form of a result."""
+    labels, shares = read_labels(scored.film.label)
+    down, film = np.argsort(labels), scored.result
+    polygons = tuple((shares[k] * [film.width_px, film.height_px]).astype(np.float32) for k in down)
+    boxes = np.array([[*p.min(axis=0), *p.max(axis=0)] for p in polygons], np.float32).reshape(-1, 4)
+    names = dict(enumerate(LEVELS))
+    return SpineResult(
+        boxes, np.ones(len(down), np.float32), labels[down], names, film.width_px, film.height_px, polygons,
+        raw_labels=tuple(LEVELS[labels[k]] for k in down),
+    )  # fmt: skip
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:

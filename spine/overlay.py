@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shared.draw import DISCLAIMER, FAINT, INK, PAGE, Colour, wrapped
 from shared.types import PictureArray
 from spine.config import LEVELS
-from spine.predict import SpineResult
+from spine.predict import SpineResult, in_words
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -225,7 +225,7 @@ def _with_words(page: Image.Image, found: SpineResult, title: str, em: float) ->
     line = round(1.25 * em)
     words = [title] if title else []
     if len(found):
-        words.append(f"{len(found)} vertebrae, {found.level_names[0]} to {found.level_names[-1]}")
+        words.append(in_words(len(found), found.level_names[0], found.level_names[-1]))
     words += [*found.findings, DISCLAIMER]
     lines = [piece for text in words for piece in wrapped(text, font, page.width - 2 * gap)]
     whole = Image.new("RGB", (page.width, page.height + 2 * gap + line * len(lines)), PAGE)

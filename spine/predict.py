@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64, Int64
 from pydantic import Field, PositiveInt, ValidationError
 
 from shared.config import Config
@@ -42,6 +42,10 @@ Precision: TypeAlias = Literal["auto", "fp32", "int8"]
 
 METADATA_VERSION = 1
 COMPILED_SHAPES = 8  # films of a clinic have few shapes; each costs some 60 MB
+
+
+FEWEST = 4
+"""Vertebrae that a film should show for their order to say something."""
 
 
 class OperatingPoint(Config):
@@ -101,6 +105,13 @@ class SpineResult(Detections):
     def level_names(self) -> tuple[str, ...]:
         """The vertebrae's names."""
         return tuple(LEVELS[label] for label in self.labels)
+
+
+def in_words(count: int, first: str | None, last: str | None) -> str:
+    """Say how many vertebrae there are, and from which to which."""
+    if count < 2:
+        return f"1 vertebra, {first}" if count else "0 vertebrae"
+    return f"{count} vertebrae, {first} to {last}"
 
 
 class Predictor:
@@ -210,31 +221,24 @@ def named(
     """Name the candidates of a film by their order; those that are no vertebra are left out.
 
     ``neighbour`` is how often their scores stand for a neighbour's level, ``score_weight`` how much they count,
-    ``temperature`` what makes names less sure.
+    ``temperature`` what makes names less sure (`tempered`).
     """
-    naming = name_vertebrae(
-        candidates.centres_px.astype(np.float64), candidates.sizes_px.astype(np.float64),
-        candidates.scores.astype(np.float64), candidates.confidences.astype(np.float64),
-        picture_px=(height_px, width_px), model=film_model(neighbour, score_weight),
-    )  # fmt: skip
-    kept = sorted(
-        (k for k, label in enumerate(naming.labels) if label is not None),
-        key=lambda k: LEVELS.index(naming.labels[k] or ""),
-    )
+    naming = ordered(candidates, width_px, height_px, neighbour, score_weight)
+    kept, labels = vertebrae_of(naming)
     return SpineResult(
         candidates.boxes_px[kept],
-        tempered(naming.confidences[kept], temperature).astype(np.float32),
-        np.array([LEVELS.index(naming.labels[k] or "") for k in kept], np.int64),
+        tempered(naming.posteriors[kept], temperature)[np.arange(len(kept)), labels].astype(np.float32),
+        labels,
         dict(enumerate(LEVELS)),
         width_px,
         height_px,
         tuple(candidates.polygons_px[k] for k in kept),
-        _findings(naming, len(kept)),
+        _findings(naming),
         raw_labels=tuple(naming.raw_labels[k] for k in kept),
         detector_scores=candidates.confidences[kept],
         masks=tuple(candidates.masks[k] for k in kept),
         missing=naming.missing,
-        changed=tuple(_change(naming, k, candidates.boxes_px) for k in naming.changed),
+        changed=tuple(_change(naming, k, candidates.boxes_px) for k in naming.head_first if k in naming.changed),
         possible=naming.odd,
     )
 
@@ -244,22 +248,58 @@ def _change(naming: Naming, k: int, boxes_px: Boxes) -> Change:
     return Change(naming.raw_labels[k], naming.labels[k], (x1, y1, x2, y2))
 
 
-def tempered(probabilities: Float[np.ndarray, " n"], temperature: float) -> Float64[np.ndarray, " n"]:
-    """Divide the log odds of probabilities by a temperature (Guo et al. 2017, ICML); their order stays."""
-    odds = 1 / np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7) - 1  # float32 knows no closer to 1
-    return np.asarray(1 / (1 + odds ** (1 / temperature)))
+def ordered(candidates: Candidates, width_px: int, height_px: int, neighbour: float, score_weight: float) -> Naming:
+    """Return what the order of a film's candidates says of each of them; arguments as of `named`."""
+    return name_vertebrae(
+        candidates.centres_px.astype(np.float64), candidates.sizes_px.astype(np.float64),
+        candidates.scores.astype(np.float64), candidates.confidences.astype(np.float64),
+        picture_px=(height_px, width_px), model=film_model(neighbour, score_weight),
+    )  # fmt: skip
 
 
-def _findings(naming: Naming, vertebrae: int) -> tuple[str, ...]:
+def vertebrae_of(naming: Naming) -> tuple[list[int], Int64[np.ndarray, " n"]]:
+    """Return the candidates that bear a name, from the head down, and its place in LEVELS."""
+    places = {k: LEVELS.index(label) for k, label in enumerate(naming.labels) if label is not None}
+    kept = sorted(places, key=places.__getitem__)
+    return kept, np.array([places[k] for k in kept], np.int64)
+
+
+def tempered(posteriors: Float64[np.ndarray, "n 24"], temperature: float) -> Float64[np.ndarray, "n 24"]:
+    """Divide the logarithms of each candidate's probabilities by a temperature (Guo et al. 2017, ICML, section 4.2).
+
+    A row is the probability of each level; what it lacks to 1 is that of none of them. Above a temperature of 1 the
+    most likely becomes less so.
+    """
+    rows = np.column_stack([posteriors, np.maximum(1 - posteriors.sum(axis=1), 0)])
+    powers = rows ** (1 / temperature)
+    return np.asarray((powers / np.maximum(powers.sum(axis=1, keepdims=True), 1e-300))[:, :-1])
+
+
+def _findings(naming: Naming) -> tuple[str, ...]:
     """What a person should know of this film."""
+    vertebrae = sum(label is not None for label in naming.labels)
     if not vertebrae:
         return ("no vertebra found",)
     found = []
+    if vertebrae < FEWEST:
+        found.append(f"fewer than {FEWEST} vertebrae: their order says little, so the names are unsure")
+    found += _left_out(naming)
     if naming.missing:
         found.append("not found: " + ", ".join(gone.label for gone in naming.missing))
     words = {"T11": "T11 may be the last thoracic vertebra", "T13": "there may be a T13", "L6": "there may be an L6"}
     found += [f"{words[name]} (probability {value:.2f})" for name, value in naming.odd.items() if value >= 0.5]
     return tuple(found)
+
+
+def _left_out(naming: Naming) -> list[str]:
+    """Say where a candidate bears no name that is more likely a vertebra than not: it did not fit the others' names."""
+    found, names = [], [naming.labels[k] for k in naming.head_first]
+    for place, k in enumerate(naming.head_first):
+        if names[place] is None and naming.posteriors[k].sum() > 0.5:
+            above = [f"below {name}" for name in names[:place] if name][-1:]
+            below = [f"above {name}" for name in names[place:] if name][:1]
+            found.append(f"one vertebra may lack its name, {' and '.join(above + below)}")
+    return found
 
 
 def read_model_file(path: Path) -> ModelFile:

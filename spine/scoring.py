@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from shared.boxes import iou_matrix
 from shared.metrics.detection import Matched, precision_recall
@@ -49,8 +49,8 @@ class Naming(NamedTuple):
 
     @property
     def no_name_wrong(self) -> bool:
-        """Of those that were found, none bears another's name."""
-        return self.right == self.found
+        """Some are found, and none of these bears another's name."""
+        return 0 < self.right == self.found
 
 
 def pair(found: Boxes, truth: Boxes) -> Int64[np.ndarray, " m"]:
@@ -87,9 +87,11 @@ def compare_names(found: Named, truth: Named) -> Naming:
 
 
 def told(
-    films: Iterable[tuple[Named, Named, Float32[np.ndarray, " n"]]],
+    films: Iterable[tuple[Named, Named, Float[np.ndarray, " n"]]],
 ) -> tuple[Float64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
     """Return how sure each name is that a true vertebra was given, and whether it is right.
+
+    Names of what is no labelled vertebra are left out: it may be one that bears no label, as C7 often does.
 
     Args:
         films: what was found on each, the truth, and the confidences of what was found.

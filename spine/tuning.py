@@ -20,7 +20,7 @@ from spine.cases import Film
 from spine.decode import Candidates
 from spine.evaluate import read_truth
 from spine.order_model import ClassScores
-from spine.predict import OperatingPoint, Predictor, named, tempered
+from spine.predict import OperatingPoint, Predictor, named, ordered, tempered, vertebrae_of
 from spine.scoring import Named, compare_names, told
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
@@ -37,6 +37,7 @@ USUAL = Trust(ClassScores.neighbour[1], ClassScores.weight)
 """Kept unless another does better."""
 TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)))
 TEMPERATURES = tuple(np.geomspace(1, 20, 60).round(2).tolist())
+UNLIKELIEST = 1e-6  # no name counts as less likely, or one film would decide on the temperature
 SAME = 0.002
 """Shares of right names that differ by less are alike: some films more or less would swap them."""
 
@@ -104,15 +105,17 @@ def shares_right(
 
 def likeliest_temperature(films: Sequence[Tried], trust: Trust, confidence: float) -> float:
     """Return which of `TEMPERATURES` gives names the likeliest confidences: least log loss over all found vertebrae."""
-    namings = []
+    losses = np.zeros(len(TEMPERATURES))
     for film in films:
-        found = named(film.candidates.above(confidence), film.width_px, film.height_px, *trust)
-        namings.append((Named(found.boxes_px, found.labels), film.truth, found.scores))
-    sure, right = told(namings)
-    if not len(right):
-        return 1.0
-    chances = [np.where(right, p, 1 - p) for p in (tempered(sure, one) for one in TEMPERATURES)]
-    return float(TEMPERATURES[int(np.argmax([np.log(chance).mean() for chance in chances]))])
+        candidates = film.candidates.above(confidence)
+        naming = ordered(candidates, film.width_px, film.height_px, *trust)
+        kept, labels = vertebrae_of(naming)
+        found = Named(candidates.boxes_px[kept], labels)
+        for k, temperature in enumerate(TEMPERATURES):
+            sure = tempered(naming.posteriors[kept], temperature)[np.arange(len(kept)), labels]
+            sure, right = told([(found, film.truth, sure)])
+            losses[k] -= np.log(np.maximum(np.where(right, sure, 1 - sure), UNLIKELIEST)).sum()
+    return float(TEMPERATURES[int(losses.argmin())])
 
 
 def best(shares: Mapping[float, float]) -> float:

@@ -40,7 +40,7 @@ def test_the_json_has_the_agreed_fields(done, predictor):
     content = json.loads((done / "film.json").read_text())
     assert list(content) == [
         "schema_version", "file", "width_px", "height_px", "engine", "model_sha256", "operating_point", "vertebrae",
-        "missing", "changed",
+        "missing", "changed", "findings", "possible",
     ]  # fmt: skip
     assert content["file"] == "film.png"
     assert (content["width_px"], content["height_px"]) == (WIDTH_PX, HEIGHT_PX)
@@ -49,7 +49,7 @@ def test_the_json_has_the_agreed_fields(done, predictor):
     assert content["missing"] == content["changed"] == []
     assert [v["label"] for v in content["vertebrae"]] == [v["raw_label"] for v in content["vertebrae"]] == NAMES
     for vertebra, box in zip(content["vertebrae"], SPINE_BOXES, strict=True):
-        assert list(vertebra) == ["label", "confidence", "box_xyxy_px", "polygon_px", "raw_label"]
+        assert list(vertebra) == ["label", "confidence", "box_xyxy_px", "polygon_px", "raw_label", "detector_score"]
         assert 0.5 < vertebra["confidence"] <= 1
         np.testing.assert_allclose(vertebra["box_xyxy_px"], box, atol=0.05)
         assert len(vertebra["polygon_px"]) > 8
@@ -66,6 +66,7 @@ def test_missing_and_changed_are_told(predictor, tmp_path):
     content = json.loads((tmp_path / "out" / "film.json").read_text())
     (gone,) = content["missing"]
     assert gone["label"] == "T12"
+    assert content["findings"] == ["not found: T12"]
     assert np.hypot(*np.subtract(gone["centre_px"], (SPINE_BOXES[2, :2] + SPINE_BOXES[2, 2:]) / 2)) < 4
     (change,) = content["changed"]
     assert (change["raw_label"], change["label"]) == ("L4", "L3")

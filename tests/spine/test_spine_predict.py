@@ -10,7 +10,8 @@ from shared.errors import InputError, SetupError
 from shared.export import update_metadata
 from shared.runtime import read_metadata
 from spine.config import LEVELS
-from spine.predict import OperatingPoint, Predictor
+from spine.order import Naming
+from spine.predict import OperatingPoint, Predictor, _left_out
 
 NAMES = ("T10", "T11", "T12", "L1", "L2", "L3")
 
@@ -58,6 +59,21 @@ def test_a_gap_is_a_missing_level_where_it_ought_to_be(predictor, film):
     assert gone.label == "T12"
     np.testing.assert_allclose(gone.centre, (SPINE_BOXES[2, :2] + SPINE_BOXES[2, 2:]) / 2, atol=3)
     assert found.findings == ("not found: T12",)
+
+
+def test_few_vertebrae_are_a_finding(predictor, film):
+    found = finds(predictor, SPINE_BOXES[:3], SPINE_LEVELS[:3])(film)
+    assert found.findings == ("fewer than 4 vertebrae: their order says little, so the names are unsure",)
+
+
+def test_a_likely_vertebra_without_a_name_is_a_finding():
+    posteriors = np.zeros((4, 24))
+    posteriors[[0, 2, 3], [7, 8, 9]] = 1
+    posteriors[1, 7] = 0.6
+    naming = Naming(("T1", None, "T2", "T3"), np.ones(4), posteriors, ("T1",) * 4, (), (1,), {}, np.array([0, 1, 2, 3]))
+    assert _left_out(naming) == ["one vertebra may lack its name, below T1 and above T2"]
+    posteriors[1, 7] = 0.4
+    assert _left_out(naming) == []
 
 
 def test_nothing_found_is_a_finding(predictor, film):
