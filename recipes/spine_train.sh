@@ -4,8 +4,9 @@
 #   FILMS=path/to/aasce_ap bash recipes/spine_train.sh [MINUTES]
 #
 # MINUTES is a limit for this call. FILMS holds landmarks.json and AASCE's films. PHANTOMS=N trains a first stage on N
-# phantoms of all levels, NECK=1 a last one with phantoms of the neck and projections of a CT beside the films. The 123 validation films are looked at at the end; epochs are judged, and
-# the operating point is chosen, on films held out of the training part.
+# phantoms of all levels, NECK=1 a last one with phantoms of the neck and projections of a CT beside the films. The 123
+# validation films are looked at at the end; epochs are judged, and the operating point is chosen, on films held out of
+# the training part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${FILMS:?the folder of landmarks.json}"

@@ -84,6 +84,7 @@ def write_result(file: str, found: SpineResult, predictor: Predictor, path: Path
 def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str, Any]:
     """Return a film's result as its JSON file holds it; from the head down, coordinates in pixels of the film."""
     polygons = found.polygons_px or ()
+    scores = () if found.detector_scores is None else found.detector_scores
     return {
         "schema_version": SCHEMA_VERSION,
         "file": file,
@@ -101,13 +102,7 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
                 "detector_score": round(float(score), DECIMALS_SCORE),
             }
             for label, confidence, box, polygon, raw, score in zip(
-                found.level_names,
-                found.scores,
-                found.boxes_px,
-                polygons,
-                found.raw_labels,
-                found.detector_scores if found.detector_scores is not None else (),
-                strict=True,
+                found.level_names, found.scores, found.boxes_px, polygons, found.raw_labels, scores, strict=True
             )
         ],
         "missing": [{"label": gone.label, "centre_px": _rounded(np.array(gone.centre))} for gone in found.missing],
