@@ -95,7 +95,9 @@ class Scores:
         difference of scores, of which average precision shows little.
         """
         precision = np.mean([self.average_precision("before", kind)["ap50_95"] for kind in ("box", "mask")])
-        return float((precision + self.rates("after")["identification"]["value"]) / 2)
+        namings = [scored.naming("after") for scored in self.films]
+        right = sum(naming.right for naming in namings) / max(1, sum(naming.vertebrae for naming in namings))
+        return float((precision + right) / 2)
 
     def rates(self, stage: str) -> dict[str, Any]:
         """Return how well vertebrae are named in a stage, each rate with its 95 % interval over patients."""

@@ -17,11 +17,12 @@ import numpy as np
 
 from shared.io.radiograph import read_radiograph
 from spine.cases import Film
+from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.evaluate import read_truth
 from spine.order_model import ClassScores
 from spine.predict import OperatingPoint, Predictor, named, ordered, tempered, vertebrae_of
-from spine.scoring import Named, compare_names, told
+from spine.scoring import Named, compare_names, pair
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
 
@@ -105,17 +106,22 @@ def shares_right(
 
 def likeliest_temperature(films: Sequence[Tried], trust: Trust, confidence: float) -> float:
     """Return which of `TEMPERATURES` gives names the likeliest confidences: least log loss over all found vertebrae."""
-    losses = np.zeros(len(TEMPERATURES))
+    rows, given, right = [np.zeros((0, len(LEVELS)))], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     for film in films:
         candidates = film.candidates.above(confidence)
         naming = ordered(candidates, film.width_px, film.height_px, *trust)
         kept, labels = vertebrae_of(naming)
-        found = Named(candidates.boxes_px[kept], labels)
-        for k, temperature in enumerate(TEMPERATURES):
-            sure = tempered(naming.posteriors[kept], temperature)[np.arange(len(kept)), labels]
-            sure, right = told([(found, film.truth, sure)])
-            losses[k] -= np.log(np.maximum(np.where(right, sure, 1 - sure), UNLIKELIEST)).sum()
-    return float(TEMPERATURES[int(losses.argmin())])
+        pairs = pair(candidates.boxes_px[kept], film.truth.boxes_px)
+        there = pairs >= 0
+        rows.append(naming.posteriors[kept][pairs[there]])
+        given.append(labels[pairs[there]])
+        right.append(given[-1] == film.truth.labels[there])
+    names, was_right = np.concatenate(given), np.concatenate(right)
+    losses = []
+    for temperature in TEMPERATURES:
+        sure = tempered(np.concatenate(rows), temperature)[np.arange(len(names)), names]
+        losses.append(-np.log(np.maximum(np.where(was_right, sure, 1 - sure), UNLIKELIEST)).sum())
+    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def best(shares: Mapping[float, float]) -> float:
