@@ -251,8 +251,8 @@ def test_without_javascript(come, photograph):
 
 def test_by_keyboard_alone(come):
     page = come()
-    _tab_to(page, "#first")
-    with page.expect_file_chooser() as chooser:
+    with page.expect_file_chooser() as chooser:  # before the first key: it takes the browser a moment
+        _tab_to(page, "#first")
         page.keyboard.press("Space")
     chooser.value.set_files(LEG)
     look = page.get_by_role("button", name="Look for fractures")
