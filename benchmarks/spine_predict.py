@@ -6,9 +6,10 @@
     uv run python benchmarks/spine_predict.py --small                      # a few films, to see that it works
 
 Both sides start with the model loaded, read a film from disk and leave a JSON file with names, boxes and polygons at
-the film's own resolution, one film at a time. ultralytics predicts with `agnostic_nms=True, retina_masks=True`, which
-is the result that ours equals; ours names the vertebrae by their order as well. Agreement is measured before that, on
-the same grey values. Random weights find what they like, at a threshold low enough that there is something to compare.
+the film's own resolution: one film at a time, and a folder as each side goes through one. ultralytics predicts with
+`agnostic_nms=True, retina_masks=True`, which is the result that ours equals; ours names the vertebrae by their order as
+well. Agreement is measured before that, on the same grey values. Random weights find what they like, at a threshold low
+enough that there is something to compare.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from shared.cohort import Item, Outcome, run_cohort
 from shared.export import quantise
 from shared.io.radiograph import is_radiograph, read_radiograph
 from shared.io.tables import write_json
 from shared.runtime import Session
-from spine.batch import write_result
+from spine.batch import AT_ONCE, write_result
 from spine.config import Config
 from spine.decode import Candidates
 from spine.export import RawHead, export_network, inputs_of, model_metadata
@@ -196,8 +198,12 @@ def folder(
             write_text(result.to_json(), target / f"{Path(result.path).stem}.json")
 
     def ours_all(predictor: Predictor) -> None:
-        for film in copies:
-            write_result(film.name, predictor(film), predictor, target / f"{film.stem}.json")
+        def work(item: Item) -> Outcome:
+            write_result(item.path.name, predictor(item.path), predictor, item.outputs[0])
+            return Outcome()
+
+        items = [Item(film, (target / f"{film.stem}.json",)) for film in copies]
+        assert run_cohort(items, work, overwrite=True, at_once=AT_ONCE).exit_status == 0
 
     found = {"ultralytics": timed(theirs_all)}
     return found | {name: timed(lambda p=predictor: ours_all(p)) for name, predictor in ours.items()}

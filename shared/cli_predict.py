@@ -53,6 +53,7 @@ def predict_all(
     *,
     made_with: Callable[[P], Mapping[str, Any]] = lambda predictor: {},
     overwrite: bool = False,
+    at_once: int = 1,
     after: Callable[[P], Sequence[Path]] = lambda predictor: (),
 ) -> Answer:
     """Load a predictor once, do ``work`` on every item, and write ``out/report.json``, however it ends.
@@ -68,6 +69,7 @@ def predict_all(
         made_with: settings that decide what a result holds, as they stand in its JSON file; what was made with other
             ones is done again.
         overwrite: do again what is done.
+        at_once: how many inputs are in work at a time, in threads; more than one only if ``work`` uses no ``part``.
         after: writes what concerns all inputs together, and returns these files.
 
     Returns:
@@ -103,7 +105,7 @@ def predict_all(
 
             result = run_cohort(
                 items, lambda item: work(item, predictor, part),
-                overwrite=overwrite, again=changed.__contains__, on_start=started, on_end=ended,
+                overwrite=overwrite, again=changed.__contains__, at_once=at_once, on_start=started, on_end=ended,
             )  # fmt: skip
         _note(report, predictor)  # what is loaded on first use is known now
         report.outputs.extend(after(predictor))

@@ -6,7 +6,10 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -139,33 +142,73 @@ def run_cohort(
     *,
     overwrite: bool = False,
     again: Callable[[Item], bool] = lambda item: False,
+    at_once: int = 1,
     on_start: Callable[[Item], None] = lambda item: None,
     on_end: Callable[[Record], None] = lambda record: None,
 ) -> CohortResult:
-    """Do ``work`` on every item that is not done yet, one after another, and go on after a failure.
+    """Do ``work`` on every item that is not done yet, in order, and go on after a failure.
 
     ``work`` writes the item's outputs, each whole or not at all; being a plain function of a plain item, it can as
     well be sent elsewhere (see ``attempt``). What is done is done ``again`` where that is so of the item, and with
     ``overwrite`` anyway. Ctrl-C and SetupError (which would meet every item alike) stop the run; what was done by then
-    stands in the result.
+    stands in the result. More than one item ``at_once`` is worked on in threads: records come in the items' order all
+    the same, and a stop waits for what is in work.
 
     Raises:
         SetupError: two items would write the same file, or one would write over an input; before any work.
     """
     check_outputs(items)
     records: list[Record] = []
+
+    def begun(item: Item) -> Callable[[], Record]:
+        if item.is_done and not overwrite and not again(item):
+            return lambda: Record(item, "skipped")
+        on_start(item)
+        return lambda: attempt(item, work)
+
+    waiting: deque[Future[Record]] = deque()
     try:
-        for item in items:
-            if item.is_done and not overwrite and not again(item):
-                record = Record(item, "skipped")
-            else:
-                on_start(item)
-                record = attempt(item, work)
-            records.append(record)
-            on_end(record)
+        with closing(_in_order(map(begun, items), at_once, waiting)) as ended:
+            for record in ended:
+                records.append(record)
+                on_end(record)
     except (KeyboardInterrupt, SetupError) as stop:
-        return CohortResult(tuple(records), tuple(items[len(records) :]), stop)
+        for future in waiting:  # what was in work has ended by now
+            if not future.cancelled() and future.exception() is None:
+                records.append(future.result())
+                on_end(records[-1])
+        done = {id(record.item) for record in records}
+        return CohortResult(tuple(records), tuple(item for item in items if id(item) not in done), stop)
     return CohortResult(tuple(records))
+
+
+def _in_order(
+    jobs: Iterable[Callable[[], Record]], at_once: int, waiting: deque[Future[Record]]
+) -> Generator[Record, None, None]:
+    """Give each job's record in turn; one job alone stays in this thread, where Ctrl-C ends it at once.
+
+    ``waiting`` holds those whose records were not given yet.
+    """
+    if at_once == 1:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > at_once:
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _first(waiting: deque[Future[Record]]) -> Record:
+    """Wait for the first, and take it out only then."""
+    record = waiting[0].result()
+    waiting.popleft()
+    return record
 
 
 def attempt(item: Item, work: Callable[[Item], Outcome]) -> Record:

@@ -49,12 +49,14 @@ class Session:
         shapes: how many input shapes OpenVINO keeps compiled at a time, for inputs that take turns.
 
     Raises:
-        SetupError: no such file, not an ONNX model, or a device or engine that is not there.
+        SetupError: no such file, not an ONNX model, a device or engine that is not there, or fewer than no threads.
     """
 
     def __init__(
         self, model: Path, device: str = "auto", engine: EngineName = "auto", threads: int = 0, *, shapes: int = 1
     ) -> None:
+        if threads < 0:
+            raise SetupError(f"{threads} threads: give how many, or 0 to leave it to the engine")
         self.path = model
         self.metadata = read_metadata(model)
         self._engine = _open_engine(model, device, engine, threads, shapes)

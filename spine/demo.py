@@ -39,13 +39,15 @@ def demo(out: Path, device: str, precision: Precision, voice: Voice) -> Answer:
 def _tell(voice: Voice, out: Path, predictor: Predictor, seconds: float) -> None:
     found = json.loads((out / "chest.json").read_text(encoding="utf-8"))
     names = [one["label"] for one in found["vertebrae"]]
+    renamed = sum(one["label"] is not None for one in found["changed"])
+    dropped = len(found["changed"]) - renamed
     voice.say(
         f"{len(names)} vertebrae in {seconds:.2f} s with {predictor.engine} on {predictor.device}, "
         f"{predictor.precision}: {', '.join(names)}."
     )
     voice.say(
-        f"The sample is a real chest radiograph without labels. Ordering changed {len(found['changed'])} of the "
-        "network's names. How often names are right: spine/README.md."
+        f"The sample is a real chest radiograph without labels. Ordering changed {renamed} of the network's names and "
+        f"took {dropped} of its candidates for no vertebra. How often names are right: spine/README.md."
     )
     voice.say(f"Outputs in {out}: chest.png (overlay), chest.mask.png, chest.json, {COCO}, {TABLE}, report.json.")
     voice.say(

@@ -54,6 +54,16 @@ class OperatingPoint(Config):
     confidence: float = Field(gt=0, lt=1)
     iou: float = Field(gt=0, le=1)
 
+    def but(self, confidence: float | None = None, iou: float | None = None) -> OperatingPoint:
+        """Return the point with what is given in place of its own.
+
+        Raises:
+            ValueError: out of range.
+        """
+        return OperatingPoint(
+            confidence=self.confidence if confidence is None else confidence, iou=self.iou if iou is None else iou
+        )
+
 
 class ModelFile(Config):
     """What a model file says of itself."""
@@ -204,7 +214,7 @@ class Predictor:
         film, point = as_radiograph(image), point or self.operating_point
         with stage("preprocess"):
             pixels, letterbox = preprocess(film.array, self.file.size_px)
-        with stage("network"), self._running:
+        with self._running, stage("network"):
             outputs = self.session.outputs(pixels)
         with stage("decode"):
             return decode(outputs, letterbox, point.confidence, point.iou)

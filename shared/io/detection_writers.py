@@ -16,12 +16,13 @@ from shared.types import Detections, Polygon
 
 DECIMALS_PX = 2
 DECIMALS_SCORE = 4
+COLUMNS = ("file", "label", "score", "x1_px", "y1_px", "x2_px", "y2_px")
 
 
-def detection_entries(detections: Detections) -> list[dict[str, Any]]:
-    """Give each detection, best first: ``box_xyxy_px``, ``score``, ``label``, and ``polygon_px`` if it has one."""
+def detection_entries(detections: Detections, *, best_first: bool = True) -> list[dict[str, Any]]:
+    """Give each detection, best first or as they stand: ``box_xyxy_px``, ``score``, ``label``, any ``polygon_px``."""
     entries = []
-    for k in _best_first(detections):
+    for k in _best_first(detections) if best_first else range(len(detections)):
         entry: dict[str, Any] = {
             "box_xyxy_px": _rounded(detections.boxes_px[k]),
             "score": round(float(detections.scores[k]), DECIMALS_SCORE),
@@ -66,21 +67,22 @@ def write_coco(found: Mapping[str, Detections], path: Path | str) -> None:
     write_json(content, path)
 
 
-def write_detections_csv(found: Mapping[str, Detections], path: Path | str) -> None:
+def write_detections_csv(found: Mapping[str, Detections], path: Path | str, *, best_first: bool = True) -> None:
     """Write one row for each detection: file, label, score and box in pixels; a picture without one has an empty row.
+
+    A picture's rows go from the highest score down, or as the detections stand.
 
     Raises:
         SetupError: the file cannot be written.
     """
-    write_csv((row for file, detections in found.items() for row in _rows(file, detections)), path)
+    write_csv((row for file, detections in found.items() for row in _rows(file, detections, best_first)), path, COLUMNS)
 
 
-def _rows(file: str, detections: Detections) -> Iterable[dict[str, Any]]:
-    columns = ("file", "label", "score", "x1_px", "y1_px", "x2_px", "y2_px")
+def _rows(file: str, detections: Detections, best_first: bool) -> Iterable[dict[str, Any]]:
     if not len(detections):
-        yield dict.fromkeys(columns, "") | {"file": file}
-    for entry in detection_entries(detections):
-        yield dict(zip(columns, (file, entry["label"], entry["score"], *entry["box_xyxy_px"]), strict=True))
+        yield {"file": file}
+    for entry in detection_entries(detections, best_first=best_first):
+        yield dict(zip(COLUMNS, (file, entry["label"], entry["score"], *entry["box_xyxy_px"]), strict=True))
 
 
 def _coco_annotations(detections: Detections) -> Iterable[dict[str, Any]]:

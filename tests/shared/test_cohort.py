@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,8 @@ class TestCollect:
 
 
 class TestRun:
-    def test_goes_on_after_failures_and_names_them(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("at_once", [1, 2, 9])
+    def test_goes_on_after_failures_and_names_them(self, tmp_path: Path, at_once: int) -> None:
         items = items_in(tmp_path, "a", "b", "c", "d")
 
         def work(item: Item) -> Outcome:
@@ -130,7 +132,9 @@ class TestRun:
 
         started: list[str] = []
         ended: list[Record] = []
-        result = run_cohort(items, work, on_start=lambda item: started.append(item.path.name), on_end=ended.append)
+        result = run_cohort(
+            items, work, at_once=at_once, on_start=lambda item: started.append(item.path.name), on_end=ended.append
+        )
         assert [record.status for record in result.records] == ["done", "failed", "failed", "done"]
         assert result.exit_status == 1
         assert started == ["a", "b", "c", "d"]
@@ -183,8 +187,11 @@ class TestRun:
         assert result.exit_status == 1
         assert "a.mask" in (result.records[0].reason or "")
 
+    @pytest.mark.parametrize("at_once", [1, 2])
     @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (SetupError("disk full"), 2)])
-    def test_stops_with_what_was_done(self, tmp_path: Path, stop: KeyboardInterrupt | SetupError, status: int) -> None:
+    def test_stops_with_what_was_done(
+        self, tmp_path: Path, stop: KeyboardInterrupt | SetupError, status: int, at_once: int
+    ) -> None:
         items = items_in(tmp_path, "a", "b", "c")
 
         def work(item: Item) -> Outcome:
@@ -192,11 +199,54 @@ class TestRun:
                 raise stop
             return copy(item)
 
-        result = run_cohort(items, work)
-        assert [record.status for record in result.records] == ["done"]
-        assert result.left == tuple(items[1:])
+        result = run_cohort(items, work, at_once=at_once)
+        done = [record.item.path.name for record in result.records]
+        assert done in (["a"], ["a", "c"][:at_once])  # of two at once, the next may have been in work
+        assert {record.status for record in result.records} == {"done"}
+        assert result.left == tuple(item for item in items if item.path.name not in done)
         assert result.stopped is stop
         assert result.exit_status == status
+
+    def test_two_are_in_work_at_once_and_recorded_in_order(self, tmp_path: Path) -> None:
+        items = items_in(tmp_path, "a", "b", "c")
+        both, b_is_done = threading.Barrier(2), threading.Event()
+
+        def work(item: Item) -> Outcome:
+            if item.path.name in ("a", "b"):
+                both.wait(timeout=30)
+            if item.path.name == "a":
+                b_is_done.wait(timeout=30)
+            done = copy(item)
+            if item.path.name == "b":
+                b_is_done.set()
+            return done
+
+        ended: list[str] = []
+        run_cohort(items, work, at_once=2, on_end=lambda record: ended.append(record.item.path.name + record.status))
+        assert ended == ["adone", "bdone", "cdone"]
+
+    def test_a_stop_from_outside_waits_for_what_is_in_work_and_begins_nothing_more(self, tmp_path: Path) -> None:
+        items = items_in(tmp_path, *"abcdef")
+        begun: list[str] = []
+
+        def work(item: Item) -> Outcome:
+            begun.append(item.path.name)
+            return copy(item)
+
+        told: list[str] = []
+
+        def interrupted(record: Record) -> None:
+            told.append(record.item.path.name)
+            if len(told) == 1:
+                raise KeyboardInterrupt
+
+        result = run_cohort(items, work, at_once=2, on_end=interrupted)
+        assert result.exit_status == 130
+        assert len(begun) < len(items)
+        done = [record.item.path.name for record in result.records]
+        assert done == told == sorted(begun)  # all that was begun has ended, and is told
+        assert [item.path.name for item in result.left] == [name for name in "abcdef" if name not in done]
+        assert {path.stem for path in (tmp_path / "out").iterdir()} == set(begun)  # whole, and nothing in between
 
     def test_missing_input(self, tmp_path: Path) -> None:
         result = run_cohort([Item(tmp_path / "gone.nii", (tmp_path / "x",))], copy)

@@ -53,6 +53,11 @@ def test_threads_whose_number_is_given_are_not_pinned(model):
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
+def test_fewer_than_no_threads_are_refused(model):
+    with pytest.raises(SetupError, match="-1 threads"):
+        Session(model, "cpu", threads=-1)
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_every_output_comes_in_the_files_order(tmp_path, engine):
     shape = [1, 1, "y", "x"]

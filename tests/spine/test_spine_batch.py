@@ -111,7 +111,7 @@ def test_coco_and_csv_hold_every_film(done):
     assert all(len(entry["segmentation"][0]) >= 6 for entry in coco["annotations"])
     with (done / TABLE).open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["label"] for row in rows} == set(NAMES)
+    assert [row["label"] for row in rows] == NAMES
     found = read_result(done / "film.json")
     assert [found.names[label] for label in found.labels] == NAMES
 

@@ -141,3 +141,12 @@ def test_precision_and_labels_are_what_the_file_says(predictor):
     assert read_metadata(tiny_model())["labels"] == list(LEVELS)
     with pytest.raises(SetupError, match="is fp32, not int8"):
         Predictor(tiny_model(), "cpu", precision="int8")
+
+
+def test_a_point_with_another_confidence_or_overlap():
+    point = OperatingPoint(confidence=0.2, iou=0.5)
+    assert point.but() == point
+    assert point.but(confidence=0.4) == OperatingPoint(confidence=0.4, iou=0.5)
+    assert point.but(iou=0.7) == OperatingPoint(confidence=0.2, iou=0.7)
+    with pytest.raises(ValueError, match="confidence"):
+        point.but(confidence=2)
