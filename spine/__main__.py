@@ -26,7 +26,7 @@ def demo(
     Args:
         out: folder for every output.
         device: where the network runs.
-        precision: INT8 or float32; auto is INT8 on the CPU.
+        precision: INT8 or float32; auto is INT8 on the CPU, if there is such a model.
         voice: how to speak.
     """
     from spine.demo import demo as run
@@ -55,7 +55,7 @@ def predict(
         out: folder for the results; each keeps its film's name.
         model: an ONNX file or a folder of them; the shipped model if left out.
         device: where the network runs.
-        precision: INT8 or float32; auto is INT8 on the CPU and float32 on CUDA.
+        precision: INT8 or float32; auto is INT8 on the CPU, if there is such a model, and float32 on CUDA.
         operating_point: which of the model's: default, reference or reference-f1.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
@@ -65,7 +65,7 @@ def predict(
     """
     from shared.cli_predict import predict_all
     from shared.report import Report
-    from spine.batch import made_with, plan, predict_case, write_tables
+    from spine.batch import AT_ONCE, made_with, plan, predict_case, write_tables
     from spine.predict import Predictor
 
     if not inputs:
@@ -78,16 +78,14 @@ def predict(
 
     def load() -> Predictor:
         predictor = Predictor(model, device, precision=precision, operating_point=operating_point, threads=threads)
-        changes = {name: value for name, value in (("confidence", confidence), ("iou", iou)) if value is not None}
-        predictor.operating_point = type(predictor.operating_point).model_validate(
-            predictor.operating_point.model_dump() | changes
-        )
+        predictor.operating_point = predictor.operating_point.but(confidence, iou)
         return predictor
 
     return predict_all(
         Report("spine", "predict", arguments), items, out, load,
         lambda item, predictor, part: predict_case(item, predictor),
-        _line, voice, made_with=made_with, overwrite=overwrite, after=lambda predictor: write_tables(items, out),
+        _line, voice, made_with=made_with, overwrite=overwrite, at_once=1 if threads == 1 else AT_ONCE,
+        after=lambda predictor: write_tables(items, out),
     )  # fmt: skip
 
 
@@ -147,8 +145,11 @@ def info(probe: Flag = False, voice: Quiet = Voice()) -> Answer:
     found = registry_info("spine", _probe if probe else None)
     voice.say(f"Skiagram {found['version']}: {found['summary']}. Research software, not a medical device.")
     voice.say(f"  labels: {', '.join(found['labels'].values())}")
+    some = any(model["found"] for model in found["models"].values())
     for precision, model in found["models"].items():
-        voice.say(f"  {precision} model: {model.get('path', model.get('problem'))}")
+        voice.say(
+            f"  {precision} model: {model.get('path') or ('none; the other serves' if some else model['problem'])}"
+        )
         if "probe" in model:
             voice.say(f"    runs with {model['probe']['engine']} on {model['probe']['device']}")
     for engine, version in found["engines"].items():

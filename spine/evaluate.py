@@ -23,12 +23,15 @@ from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import Mask, mask_of, mask_overlaps
 from spine.predict import OperatingPoint, Predictor, SpineResult
-from spine.scoring import Named, Naming, calibration_error, compare_names, confidence_curves, scores_at, told
+from spine.scoring import Named, Naming, calibration_error, compare_names, confidence_curves, scores_at, shift_of, told
 
 LOWEST_CONFIDENCE = 0.001  # of the curves and of average precision, as in ultralytics' validation
 STAGES = ("before", "after")
 """Before ordering a candidate's name is its highest score; after, what `spine.order` says."""
 PICTURES = 3  # of the worst films
+FILES = ("films.csv", "shifts.csv", "scores.json", "curves.png", "confusion.png", "labels.png", "names.png")
+SHIFTS = FILES[1]
+"""Films whose names all differ from the labels by one number of levels, as ``spine merge --shifts`` takes it."""
 DRAWS = 199  # of the bootstrap of average precision, which takes long
 
 
@@ -55,6 +58,11 @@ class Scored:
         """Compare the names of a stage with the true ones."""
         return compare_names(*self.names[stage])
 
+    @property
+    def shift(self) -> int:
+        """By how many levels the film's names are all off (`shift_of`)."""
+        return shift_of(*self.names["after"])
+
     def row(self) -> dict[str, Any]:
         """Return the film's line of the table."""
         row: dict[str, Any] = {"film": self.film.image.name, "group": self.film.group}
@@ -63,6 +71,7 @@ class Scored:
             row["vertebrae"] = naming.vertebrae
             row |= {f"{name}_{stage}": value for name, value in naming._asdict().items() if name != "vertebrae"}
             row[f"every_name_right_{stage}"] = int(naming.every_name_right)
+        row["shift"] = self.shift
         row["missing"] = " ".join(gone.label for gone in self.result.missing)
         row["box_iou"], row["mask_iou"] = (
             float(overlap.max(axis=0).mean()) if overlap.size else 0.0
@@ -111,10 +120,12 @@ class Scores:
             "off_by_one_of_found": ("off_by_one", "found"),
         }
         every, clean = (sum(getattr(n, name) for n in namings) for name in ("every_name_right", "no_name_wrong"))
+        shifted = sum(shift_of(*scored.names[stage]) != 0 for scored in self.films)
         return {
             **{name: _interval(_share(namings, groups, *parts)) for name, parts in shares.items()},
             "films_every_name_right": _interval(wilson_interval(every, len(namings))),
             "films_no_name_wrong": _interval(wilson_interval(clean, len(namings))),
+            "films_shifted": _interval(wilson_interval(shifted, len(namings))),
             "counts": total,
         }
 
@@ -192,11 +203,13 @@ def evaluate_folder(
     on_case: Callable[[int, str], None] = lambda done, film: None,
     *,
     operating_point: str = "default",
+    confidence: float | None = None,
+    iou: float | None = None,
 ) -> Scores:
     """Evaluate a model on a part of a merged data set, going on after a film that cannot be used.
 
-    ``out`` receives ``scores.json``, ``films.csv``, ``curves.png``, ``confusion.png``, ``labels.png``, ``names.png``,
-    ``worst-NAME.png`` of three films, and ``report.json``.
+    ``out`` receives ``scores.json``, ``films.csv``, ``shifts.csv``, ``curves.png``, ``confusion.png``, ``labels.png``,
+    ``names.png``, ``worst-NAME.png`` of three films, and ``report.json``.
 
     Args:
         model: an ONNX file or a folder of them; the shipped model if None.
@@ -206,6 +219,8 @@ def evaluate_folder(
         device: where the network runs.
         on_case: called after each film with how many are done and its name.
         operating_point: the name of one of the model file's.
+        confidence: what a candidate's best score must exceed, instead of the operating point's.
+        iou: overlap from which on two candidates are one, instead of the operating point's.
 
     Raises:
         SetupError: no such part or model, or no films.
@@ -215,10 +230,12 @@ def evaluate_folder(
     films = films_of(data, part)
     arguments = {
         "model": model, "data": data, "split": part, "out": out, "device": device, "operating_point": operating_point,
+        "confidence": confidence, "iou": iou,
     }  # fmt: skip
     with recorded(Report("spine", "evaluate", arguments), out / "report.json") as report:
         with report.stage("load model"):
             predictor = Predictor(model, device, operating_point=operating_point)
+            predictor.operating_point = predictor.operating_point.but(confidence, iou)
         return evaluate_films(predictor, films, out, report, on_case)
 
 
@@ -233,7 +250,8 @@ def films_of(data: Path, part: str) -> list[Film]:
     films = find_films(data)
     chosen = films if part == "all" else [film for film in films if film.part == PARTS.get(part, part)]
     if not chosen:
-        raise SetupError(f"{data}: has no film for {part}; it has {', '.join(sorted({film.part for film in films}))}")
+        held = ", ".join(sorted({film.part for film in films}))
+        raise SetupError(f"{data}: has no film for {part}; it has {held or 'none at all'}")
     return chosen
 
 
@@ -247,6 +265,8 @@ def evaluate_films(
     """Score every film, go on after one that cannot be used, and write everything but ``report.json`` to ``out``."""
     report.use_model(predictor.path, predictor.sha256)
     report.device, report.engine, report.precision = predictor.device, predictor.engine, predictor.precision
+    for earlier in [*(out / name for name in FILES), *out.glob("worst-*.png")]:
+        earlier.unlink(missing_ok=True)  # a run that fails is not to leave another's scores
     scored: list[Scored] = []
     for number, film in enumerate(films, start=1):
         entry: dict[str, Any] = {"path": film.image, "label": film.label, "status": "done"}
@@ -277,7 +297,8 @@ def score_film(film: Film, predictor: Predictor) -> Scored:
     radiograph = read_radiograph(film.image)
     truth = read_truth(film, radiograph)
     point = predictor.operating_point
-    everything = predictor.candidates(radiograph, OperatingPoint(confidence=LOWEST_CONFIDENCE, iou=point.iou))
+    lowest = point.but(confidence=min(LOWEST_CONFIDENCE, point.confidence))
+    everything = predictor.candidates(radiograph, lowest)
     sure = everything.above(point.confidence)
     result = predictor.named(sure, radiograph.width_px, radiograph.height_px)
     assert result.detector_scores is not None
@@ -353,8 +374,11 @@ def _write(scores: Scores, out: Path, report: Report) -> None:
     """Write table, summary and pictures."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [scored.row() for scored in scores.films]
-    write_csv(rows, out / "films.csv")
+    write_csv(rows, out / "films.csv", columns=("film", "group"))
     report.outputs.append(out / "films.csv")
+    shifts = [{"file": row["film"], "levels": row["shift"]} for row in rows if row["shift"]]
+    write_csv(shifts, out / SHIFTS, columns=("file", "levels"))
+    report.outputs.append(out / SHIFTS)
     if not rows:
         return
     content = {

@@ -170,7 +170,7 @@ def draw_names(scores: Scores, path: Path) -> None:
         )  # fmt: skip
     axes.set_xticks(range(len(right)), [LEVELS[level] for level in right], fontsize=9)
     _plain(axes, "true vertebrae that are found and bear the right name (95 % intervals)", "", "")
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 1.13), ncols=2)
     _save(figure, path)
 
 

@@ -68,6 +68,8 @@ class Merged:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {level: Counter() for level in LEVELS})
     refusals: list[Refusal] = field(default_factory=list)
     boxes: int = 0
+    moved: int = 0
+    """Films whose names were moved by some levels."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the class distribution, a row for each level from the head down."""
@@ -79,6 +81,7 @@ class Merged:
         """Return everything as plain data."""
         return {
             "out": self.out, "films": dict(self.films), "levels": self.rows(), "boxes_taken_as_outlines": self.boxes,
+            "moved": self.moved,
             "refusals": [{"film": r.film, "what": r.what, "done": r.done} for r in self.refusals],
         }  # fmt: skip
 
@@ -91,6 +94,7 @@ def merge(
     fractions: Mapping[str, float] = FRACTIONS,
     patients: Mapping[str, str] | None = None,
     aliases: Mapping[str, str] | None = None,
+    shifts: Mapping[str, int | None] | None = None,
     seed: int = 0,
     workers: int | None = None,
     on_film: Callable[[int, int], None] = lambda done, total: None,
@@ -111,6 +115,8 @@ def merge(
         fractions: of what is drawn, by part.
         patients: whose film each file is, by file name; else what a source says itself.
         aliases: levels of class names that are not known, or ``ignore``.
+        shifts: by how many levels all names on a film move, by the film's name in the merged data set, without suffix:
+            -1 makes C7 of T1, T1 of T2; None leaves the film out.
         seed: of a new split.
         workers: processes that read films; None is one for each CPU.
         on_film: told how many of how many films are read.
@@ -127,6 +133,7 @@ def merge(
             film.patient = patients.get(film.image.name, film.patient)
     names = _unique_names(drawn)
     merged = Merged(out)
+    _shift(drawn, names, shifts or {}, merged)
     jobs = [(film, dict(aliases or {})) for film in drawn]
     read = spread(_check, jobs, workers or cpu_count(), lambda done: on_film(done, len(jobs)))
     films: dict[str, Checked] = {}
@@ -137,9 +144,22 @@ def merge(
         else:
             merged.refusals.append(found)
     _leave_out_copies(films, merged)
+    if not films:
+        raise SetupError(f"no film is left to merge: {merged.refusals[-1].film}: {merged.refusals[-1].what}")
     parts, groups = _parts(films, split, fractions, seed, merged)
     _write(out, films, parts, groups, merged)
     return merged
+
+
+def _shift(drawn: Sequence[Drawn], names: Sequence[str], shifts: Mapping[str, int | None], merged: Merged) -> None:
+    """Mark the films whose names are to move; what the table names in vain is told, and all of it in vain refused."""
+    unknown = sorted(set(shifts) - set(names))
+    if shifts and len(unknown) == len(shifts):
+        raise SetupError(f"no film is called {unknown[0]}, nor as any other whose names are to move")
+    merged.refusals += [Refusal(name, "is to move, but there is no such film", "note") for name in unknown]
+    for film, name in zip(drawn, names, strict=True):
+        film.shift = shifts.get(name, 0)
+        merged.moved += film.shift not in (0, None)
 
 
 def _check_names(drawn: Sequence[Drawn], aliases: Mapping[str, str] | None) -> None:
@@ -175,6 +195,8 @@ def _check(job: tuple[Drawn, dict[str, str]]) -> Checked | Refusal:
     """Read a film and mend its outlines."""
     drawn, aliases = job
     name = drawn.image.name
+    if drawn.shift is None:
+        return Refusal(name, "nobody can tell which levels its names are", "film left out")
     try:
         picture = read_radiograph(drawn.image).array
     except InputError as error:
@@ -182,12 +204,21 @@ def _check(job: tuple[Drawn, dict[str, str]]) -> Checked | Refusal:
     height, width = picture.shape
     digest = hashlib.sha256(np.round(picture * 255).astype(np.uint8).tobytes() + bytes([width % 256])).digest()
     notes = [Refusal(name, problem, "note") for problem in drawn.problems]
+    if drawn.shift:
+        notes.append(Refusal(name, f"names moved by {drawn.shift:+d}", "note"))
     found = Checked(drawn, width, height, fingerprint(picture), digest, [], 0, notes)
     sides = np.array([width, height], np.float64)
     for outline in drawn.outlines:
         level = level_of(outline.name, aliases)
         if level is None:
+            if drawn.shift:
+                found.notes.append(Refusal(name, f"{outline.name}: is not moved as the others", "outline left out"))
             continue
+        place = LEVELS.index(level) + drawn.shift
+        if not 0 <= place < len(LEVELS):
+            found.notes.append(Refusal(name, f"{level}: no level lies {drawn.shift:+d} from it", "outline left out"))
+            continue
+        level = LEVELS[place]
         try:
             mended = mend(outline.corners * sides if outline.shares else outline.corners, width, height)
         except PolygonError as error:

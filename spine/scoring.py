@@ -15,6 +15,8 @@ from shared.types import Boxes
 from spine.config import LEVELS
 
 MATCH_IOU = 0.5
+ALIKE, FEWEST = 0.8, 4
+"""Where this share of a film's names, and so many, are off by one number of levels, the film is."""
 NOWHERE = len(LEVELS)
 """The confusion matrix's last row and column: no such vertebra, or not found."""
 
@@ -45,7 +47,7 @@ class Naming(NamedTuple):
     @property
     def every_name_right(self) -> bool:
         """Every true vertebra is found and bears its name."""
-        return self.right == self.vertebrae
+        return 0 < self.right == self.vertebrae
 
     @property
     def no_name_wrong(self) -> bool:
@@ -84,6 +86,21 @@ def compare_names(found: Named, truth: Named) -> Naming:
         swaps=int((np.diff(names) <= 0).sum()),
         duplicates=len(names) - len(np.unique(names)),
     )
+
+
+def shift_of(found: Named, truth: Named) -> int:
+    """Return by how many levels a film's names lie below the true ones, all together; 0 where they do not agree.
+
+    That is asked of films of which at least `FEWEST` vertebrae and half of them all are found. Whether the
+    names are wrong or the labels is not known by that: the film must be looked at.
+    """
+    pairs = pair(found.boxes_px, truth.boxes_px)
+    there = pairs >= 0
+    if there.sum() < max(FEWEST, len(there) / 2):
+        return 0
+    away, counts = np.unique(found.labels[pairs[there]] - truth.labels[there], return_counts=True)
+    most = int(counts.argmax())
+    return int(away[most]) if counts[most] >= ALIKE * there.sum() else 0
 
 
 def told(

@@ -22,6 +22,7 @@ from shared.io.radiograph import SUFFIXES
 PARTS = {"train": "training", "training": "training", "val": "validation", "valid": "validation",
          "validation": "validation", "test": "test"}  # fmt: skip
 AASCE_LEVELS = (*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6)))
+FARTHEST = 5  # levels by which names may move: who is further off means something else
 CORNERS = (0, 1, 3, 2)  # AASCE: top left, top right, bottom left, bottom right
 # sunhl-1th-DATE-NUMBER-LETTER: films of one date and number may be one patient's, so they stay together.
 AASCE_PATIENT = re.compile(r"(sunhl-1th-\d{2}-[A-Za-z]{3}-\d{4}-\d+)\D")
@@ -47,6 +48,8 @@ class Drawn:
     part: str | None = None
     """training, validation or test, where the source says so."""
     patient: str | None = None
+    shift: int | None = 0
+    """Levels by which all names are to move, down where positive; None where nobody knows the right ones."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -267,8 +270,40 @@ def patients_from_table(path: Path) -> dict[str, str]:
     Raises:
         SetupError: it cannot be read, or has no such columns.
     """
+    return {Path(file).name: patient for _, file, patient in _table(path, "patient")}
+
+
+def shifts_from_table(path: Path) -> dict[str, int | None]:
+    """Read by how many levels the names on a film are to move: a CSV with columns ``file`` and ``levels``.
+
+    Returns:
+        By the film's name without suffix; None where there is no number, which says that nobody can tell.
+
+    Raises:
+        SetupError: it cannot be read, has no such columns, names a film twice, or a number is no whole one up to 5.
+    """
+    shifts: dict[str, int | None] = {}
+    for line, file, text in _table(path, "levels"):
+        name = Path(file).stem
+        if name in shifts:
+            raise SetupError(f"{path}: line {line} names {file} again; leave one line for each film")
+        try:
+            number = float(text) if text else None  # a column with gaps has -1.0 where it was -1
+        except ValueError:
+            number = float("nan")
+        if number is not None and not (abs(number) <= FARTHEST and number.is_integer()):
+            raise SetupError(f"{path}: line {line} has levels {text!r}; give a whole number from -5 to 5, or none")
+        shifts[name] = None if number is None else int(number)
+    return shifts
+
+
+def _table(path: Path, column: str) -> list[tuple[int, str, str]]:
+    """Read number of line, file and a column of a table."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return {Path(row["file"]).name: row["patient"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"{path}: is no table of patients; give a CSV with columns file and patient") from error
+            table = csv.DictReader(file)
+            if not {"file", column} <= set(table.fieldnames or ()):
+                raise ValueError(f"its columns are {', '.join(table.fieldnames or ())}")
+            return [(table.line_num, row["file"] or "", (row[column] or "").strip()) for row in table]
+    except (OSError, ValueError, csv.Error) as error:
+        raise SetupError(f"{path}: cannot be read ({error}); give a CSV with columns file and {column}") from error

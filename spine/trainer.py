@@ -117,7 +117,9 @@ class SpineTrainer(SegmentationTrainer):
     loss: Any
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
+        threads = torch.get_num_threads()
         super().__init__(cfg, overrides, _callbacks)
+        torch.set_num_threads(threads)  # on the CPU ultralytics leaves a core idle, which is half of two
         self.history = []
         self.began = time.monotonic()
         self.open_files, self.folder_open = ExitStack(), False

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +94,7 @@ def merge(
     split: Literal["keep", "new"] = "keep",
     patients: Path | None = None,
     aliases: Path | None = None,
+    shifts: Path | None = None,
     seed: int = 0,
     voice: Quiet = Voice(),
 ) -> Answer:
@@ -104,13 +106,15 @@ def merge(
         split: keep the parts that sources give their films and draw those of the others, or draw all anew.
         patients: a CSV of file and patient, whose films stay on one side.
         aliases: a JSON object of class names that are not known, to levels or `ignore`.
+        shifts: a CSV of file and levels for films with wrong names; -1 makes C7 of T1; no number leaves one out.
         seed: random seed of a new split.
         voice: how to speak.
     """
     import json
 
+    from spine.merge import REFUSED
     from spine.merge import merge as run
-    from spine.sources import patients_from_table
+    from spine.sources import patients_from_table, shifts_from_table
 
     if not sources:
         raise SetupError("no export was named; give folders or files")
@@ -119,14 +123,17 @@ def merge(
     except (OSError, ValueError, TypeError) as error:
         raise SetupError(f"{aliases}: is no JSON object of names ({error}); mend it or leave --aliases out") from error
     whose = None if patients is None else patients_from_table(patients)
+    moved = None if shifts is None else shifts_from_table(shifts)
     with voice.progress("reading films") as update:
         merged = run(
-            sources, out, split=split, patients=whose, aliases=names, seed=seed,
+            sources, out, split=split, patients=whose, aliases=names, shifts=moved, seed=seed,
             on_film=lambda done, total: update(done, None, total),
         )  # fmt: skip
     voice.say(_distribution(merged.rows()))
-    for refusal in merged.refusals:
-        voice.say(f"{refusal.film}: {refusal.what}; {refusal.done}")
+    for done, count in Counter(refusal.done for refusal in merged.refusals).items():
+        voice.say(f"{done}: {count}; each with its reason in {out / REFUSED}")
+    if merged.moved:
+        voice.say(f"names moved on {merged.moved} films")
     films = ", ".join(f"{count} for {part}" for part, count in merged.films.items())
     voice.say(f"{merged.films.total()} films in {out}: {films}")
     if not merged.films["validation"] + merged.films["test"]:
@@ -149,6 +156,8 @@ def evaluate(
     model: Path | None = None,
     split: str = "validation",
     operating_point: str = "default",
+    confidence: float | None = None,
+    iou: float | None = None,
     out: Path | None = None,
     device: Device = "auto",
     record: Flag = False,
@@ -161,30 +170,40 @@ def evaluate(
         model: an ONNX file or a folder of them; the shipped model if left out.
         split: training, validation or test of the data set, or all.
         operating_point: which of the model's: default, reference or reference-f1.
+        confidence: what a candidate's best score must exceed, instead of the operating point's.
+        iou: overlap from which on two candidates are one, instead of the operating point's.
         out: folder for the scores; runs/spine/evaluate if left out.
         device: where the network runs.
         record: write the means into the model file, whose card then shows them.
         voice: how to speak.
     """
-    from spine.evaluate import evaluate_folder
+    from spine.evaluate import SHIFTS, evaluate_folder
 
     if record and model is None:
         raise SetupError("--record: the shipped model is not written to; give --model")
+    if record and (operating_point != "default" or confidence is not None or iou is not None):
+        raise SetupError("--record: a model's scores are those of its default operating point; leave the other out")
     folder = out or Path("runs/spine/evaluate")
     with voice.progress("evaluating") as update:
         scores = evaluate_folder(
-            model, data, split, folder, device, lambda done, film: update(done, film), operating_point=operating_point
-        )
+            model, data, split, folder, device, lambda done, film: update(done, film),
+            operating_point=operating_point, confidence=confidence, iou=iou,
+        )  # fmt: skip
     for failure in scores.failures:
         print(f"error: {failure}", file=sys.stderr)
     if not scores.films:
         return Answer({"scores": {}, "films": []}, 1)
     _tell_scores(scores, voice)
     voice.say(f"in {folder}")
+    if shifted := sum(scored.shift != 0 for scored in scores.films):
+        voice.say(
+            f"films named off by the same number of levels throughout: {shifted}, in {folder / SHIFTS}; look at them, "
+            "and where the labels are wrong: spine merge --shifts"
+        )
     if record and model is not None:
         from shared.export import record_scores
 
-        record_scores(model, scores.means() | {"cases": len(scores.films), "data": data.name})
+        record_scores(model, scores.means() | {"cases": len(scores.films), "data": f"{data.name}, {split}"})
     rows = [scored.row() for scored in scores.films]
     return Answer({"scores": scores.means(), "films": rows}, int(bool(scores.failures)))
 

@@ -29,7 +29,9 @@ from spine.scoring import (
     confusion,
     pair,
     scores_at,
+    shift_of,
 )
+from spine.sources import shifts_from_table
 
 TRUTH = Named(SPINE_BOXES, np.array(SPINE_LEVELS))
 
@@ -56,6 +58,22 @@ def test_a_missed_one_an_extra_one_a_swap_and_a_duplicate():
     naming = compare_names(called(levels, boxes), TRUTH)
     assert naming == (6, 5, 2, 3, 1, 2, 1)  # T12 above T11 does not follow, nor L1 on L1
     assert not naming.every_name_right
+
+
+@pytest.mark.parametrize("by", [-2, 0, 1])
+def test_a_film_named_off_throughout_is_told_apart(by):
+    levels = np.array(SPINE_LEVELS)
+    assert shift_of(called(levels + by), TRUTH) == by
+    one_more = levels + by
+    one_more[0] -= 1
+    assert shift_of(called(one_more), TRUTH) == by  # five of six
+    two_more = one_more.copy()
+    two_more[1] -= 1
+    assert shift_of(called(two_more), TRUTH) == 0
+    assert shift_of(called([], []), TRUTH) == 0
+    few = called(levels[:3] + by, SPINE_BOXES[:3])
+    assert shift_of(few, TRUTH) == 0
+    assert shift_of(called(levels[:4] + by, SPINE_BOXES[:4]), TRUTH) == by
 
 
 def test_pairs_are_by_overlap_alone_and_one_to_one():
@@ -214,6 +232,15 @@ def test_ordering_repairs_names_and_both_are_told(films):
     assert (every_level, one_each) == (6 * 24, 6)  # before, a candidate counts for each level that it may be
 
 
+def test_films_off_throughout_are_listed_for_merge(films, tmp_path):
+    scores24 = np.full((6, 24), 0.01)
+    scores24[range(6), np.array(SPINE_LEVELS) + 1] = 0.9
+    report = Report("spine", "evaluate", {"split": "validation"})
+    scores = evaluate_films(finds(Predictor(tiny_model(), "cpu"), scores=scores24), films, tmp_path / "scores", report)
+    assert shifts_from_table(tmp_path / "scores/shifts.csv") == {"0": 1, "1": 1, "2": 1}
+    assert scores.rates("after")["films_shifted"]["value"] == 1
+
+
 def test_how_sure_names_are_is_laid_beside_how_many_are_right(films):
     scores = evaluate(finds(Predictor(tiny_model(), "cpu")), films)
     sure = float(np.mean([scored.result.scores for scored in scores.films]))
@@ -238,6 +265,8 @@ def test_the_gate_asks_for_names_as_well(films):
 
 
 def test_an_evaluation_on_disk_goes_on_after_a_broken_film(films, tmp_path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "worst-of-another-run.png").write_bytes(b"old")
     films[1].image.write_bytes(b"broken")
     (films[2].label).write_text(f"{LEVELS.index('T10')} 0.1 0.1")
     out = tmp_path / "scores"

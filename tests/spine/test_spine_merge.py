@@ -2,6 +2,8 @@
 
 import csv
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from shared.errors import SetupError
 from spine.cases import find_films, read_labels
 from spine.config import LEVELS
 from spine.merge import merge
-from spine.sources import patients_from_table, read_source
+from spine.sources import patients_from_table, read_source, shifts_from_table
 from spine.training_verbs import merge as merge_verb
 
 
@@ -233,3 +235,86 @@ def test_two_files_of_one_name_stay_two_films(tmp_path):
     ]
     rows = merged_table(merge(sources, tmp_path / "out", workers=1).out)
     assert len({row["image"] for row in rows}) == 4
+
+
+def test_names_off_by_a_level_are_moved(tmp_path):
+    source = export(
+        tmp_path / "a", ["T12", "L1", "L5"],
+        {f"train/{name}.png": (film(k), f"0 {SQUARE}\n1 0.5 0.5 0.2 0.1\n2 0.5 0.8 0.2 0.1\n")
+         for k, name in enumerate(("up", "down", "kept", "unknown"))},
+    )  # fmt: skip
+    table = tmp_path / "shifts.csv"
+    table.write_text("file,levels\nup.png,-1\ndown.png,+1\nelsewhere.png,2\nunknown.png,\n")
+    found = merge([source], tmp_path / "out", workers=1, shifts=shifts_from_table(table))
+    levels = {row["original"]: row["levels"] for row in merged_table(found.out)}
+    assert found.moved == 2
+    assert levels == {"up.png": "T11 T12 L4", "down.png": "L1 L2", "kept.png": "T12 L1 L5"}
+    told = {(refusal.film, refusal.what, refusal.done) for refusal in found.refusals}
+    assert ("up.png", "names moved by -1", "note") in told
+    assert ("elsewhere", "is to move, but there is no such film", "note") in told
+    assert ("unknown.png", "nobody can tell which levels its names are", "film left out") in told
+    assert ("down.png", "L5: no level lies +1 from it", "outline left out") in told
+
+
+def test_films_of_one_name_are_moved_by_the_name_they_get(tmp_path):
+    sources = [export(tmp_path / f"{k}", ["T12"], {"train/one.png": (film(k), f"0 {SQUARE}")}) for k in range(3)]
+    again = {"2-one": -1}
+    found = merge(sources, tmp_path / "out", workers=1, shifts=again)
+    levels = {Path(row["image"]).stem: row["levels"] for row in merged_table(found.out)}
+    assert levels == {"one": "T12", "2-one": "T11", "3-one": "T12"}
+    back = merge([found.out], tmp_path / "back", workers=1, shifts={"2-one": 1})
+    assert {row["levels"] for row in merged_table(back.out)} == {"T12"}
+
+
+def test_a_sixth_lumbar_vertebra_is_not_moved_but_told(tmp_path):
+    source = export(
+        tmp_path / "a", ["L5", "L6"], {"train/six.png": (film(1), f"0 {SQUARE}\n1 0.5 0.8 0.2 0.1\n")}
+    )  # fmt: skip
+    found = merge([source], tmp_path / "out", workers=1, shifts={"six": -1})
+    assert merged_table(found.out)[0]["levels"] == "L4"
+    assert "L6: is not moved as the others" in {refusal.what for refusal in found.refusals}
+
+
+def test_a_table_of_shifts_for_other_films_is_refused(two_exports, tmp_path):
+    with pytest.raises(SetupError, match="no film is called elsewhere"):
+        merge(two_exports, tmp_path / "out", workers=1, shifts={"elsewhere": 1})
+
+
+def test_a_data_set_without_a_film_is_refused(two_exports, tmp_path):
+    with pytest.raises(SetupError, match="no film is left to merge"):
+        merge(two_exports, tmp_path / "out", workers=1, shifts={"one": None, "two": None, "2-one": None})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,levels\na.png,one\n", "line 2 has levels 'one'"),
+        ("file,levels\na.png,0.5\n", "line 2 has levels '0.5'"),
+        ("file,levels\na.png,40\n", "from -5 to 5"),
+        ("file,levels\na.png,nan\n", "from -5 to 5"),
+        ("file,levels\na.png,1\nb/a.jpg,1\n", "line 3 names b/a.jpg again"),
+        ("name,levels\na.png,1\n", "columns file and levels"),
+        ("levels,file\n1\n2\n", "line 3 names  again"),
+        ("file;levels\n", "columns file and levels"),
+        ("", "columns file and levels"),
+    ],
+)
+def test_a_table_of_shifts_that_is_none(tmp_path, text, message):
+    table = tmp_path / "shifts.csv"
+    table.write_text(text)
+    with pytest.raises(SetupError, match=message):
+        shifts_from_table(table)
+
+
+def test_numbers_of_a_table_of_shifts_as_people_write_them(tmp_path):
+    table = tmp_path / "shifts.csv"
+    table.write_text("file,levels,seen\na.png,-1.0,x\nb.png\nc.png, +2,\nd.png,,y\n")
+    assert shifts_from_table(table) == {"a": -1, "b": None, "c": 2, "d": None}
+
+
+def test_what_is_moved_of_aasce_follows_from_the_readings(capsys):
+    recipe = Path(__file__).parents[2] / "recipes" / "spine_readings.py"
+    runpy.run_path(str(recipe), run_name="__main__")  # stops where a film does not
+    assert "124 films move" in capsys.readouterr().out
+    shifts = shifts_from_table(recipe.with_name("spine_aasce_readings.csv"))
+    assert (len(shifts), sum(shift not in (0, None) for shift in shifts.values())) == (584, 124)

@@ -16,7 +16,7 @@ from spine.config import LEVELS, PRESETS, Config, Training
 from spine.model import build, load_matching, read_weights
 from spine.phantom import PhantomConfig, write_dataset
 from spine.train import ended, train
-from spine.trainer import device_string
+from spine.trainer import SpineTrainer, device_string, trainer_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = apply_preset(
@@ -76,6 +76,18 @@ def test_offline_from_first_to_last_and_nothing_in_the_home_folder(data, tmp_pat
     assert report["exit_status"] == 0
     assert report["engine"].startswith("PyTorch")
     assert ended(CONFIG, run)
+
+
+def test_training_on_the_cpu_takes_the_threads_there_are(tmp_path):
+    """ultralytics sets one less than there are cores."""
+    (tmp_path / "ultralytics").mkdir()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        SpineTrainer(overrides=trainer_settings(CONFIG, tmp_path, "cpu"))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_run_that_has_ended_says_so_and_does_nothing(data, tmp_path, monkeypatch):
