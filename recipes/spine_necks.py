@@ -29,8 +29,9 @@ SMALLER = (0.9, 1.0)  # a vertebra than the one below it
 HALF_WIDTH, FALL = (1.6, 2.6), 1.2  # of a neck, and of its border, in widths of C7
 
 
-def main(parts: Path, out: Path, *, necks: int = 2, seed: int = 13) -> None:
-    """Write the data set: the whole films to train on, of each with C7 so many ``--necks``, and the films held out."""
+def main(parts: Path, out: Path, *, necks: float = 2, seed: int = 13) -> None:
+    """Write the data set: the whole films to train on, of each with C7 so many ``--necks`` (0.5: of every second film),
+    and the films held out."""
     shutil.rmtree(out, ignore_errors=True)
     rows: list[dict[str, object]] = []
     for number, film in enumerate(find_films(parts)):
@@ -40,7 +41,8 @@ def main(parts: Path, out: Path, *, necks: int = 2, seed: int = 13) -> None:
             {"image": film.image.resolve(), "label": film.label.resolve(), "part": film.part, "group": film.group}
         )
         rng = np.random.default_rng([seed, number])
-        for k in range(necks if film.part == "train" else 0):
+        count = int((number + 1) * necks) - int(number * necks)  # a share of them spread evenly
+        for k in range(count if film.part == "train" else 0):
             made = with_neck(*read(film), rng)
             if made is not None:
                 rows.append(write_film(out, "train", f"{film.image.stem}-neck{k}", *made) | {"group": film.group})

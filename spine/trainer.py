@@ -6,6 +6,7 @@ Its own resume takes the averaged weights, rounded to 16 bits, for the trained o
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from shared.training_folder import RunFolder
 from spine.cases import Film, load_films
 from spine.config import LEVELS, Config, Training
 from spine.data import CHANNELS, Films, training_loader
-from spine.model import build, load_matching, read_weights
+from spine.model import build, load_matching, read_weights, settle, settled
 from spine.offline import offline_ultralytics
 
 offline_ultralytics()
@@ -43,6 +44,7 @@ SCORES = {
 OPTIMISERS = {"auto": "auto", "sgd": "SGD", "adamw": "AdamW"}
 PRECISIONS: dict[str, bool | str] = {"32-true": False, "bf16-mixed": "bf16", "16-mixed": True}
 NEVER = 10**6
+SETTLING = 16  # batches
 
 engine: Any = ultralytics_trainer
 _autocast = engine.autocast
@@ -156,6 +158,10 @@ class SpineTrainer(SegmentationTrainer):
         self.model = build(self.config)
         if (self.run / "first.ckpt").exists():
             load_matching(self.model, read_weights(self.run / "first.ckpt"))
+            if not settled(self.model) and not self.folder.last.exists():
+                self.model.to(self.device)
+                batches = self.get_dataloader("training", self.args.batch)
+                settle(self.model, (self.preprocess_batch(b)["img"] for b in itertools.islice(batches, SETTLING)))
         if self.device.type == "cpu":
             self.model = self.model.to(memory_format=torch.channels_last)  # an eighth less time; ultralytics: CUDA only
 
