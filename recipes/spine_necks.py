@@ -30,7 +30,7 @@ HALF_WIDTH, FALL = (1.6, 2.6), 1.2  # of a neck, and of its border, in widths of
 
 
 def main(parts: Path, out: Path, *, necks: float = 2, seed: int = 13) -> None:
-    """Write the data set: the films held out, those to train on, and of each with C7 so many ``--necks`` (or a share)."""
+    """Write the data set: the films held out, those to train on, and of each with C7 ``--necks`` more (or a share)."""
     shutil.rmtree(out, ignore_errors=True)
     rows: list[dict[str, object]] = []
     for number, film in enumerate(find_films(parts)):

@@ -45,8 +45,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         raise SetupError(f"device {settings.device} is one, devices is {settings.devices}; give device cuda")
     if settings.precision == "16-mixed" and not on_cuda:
         raise SetupError("precision 16-mixed needs CUDA; give bf16-mixed or 32-true")
-    if settings.precision == "bf16-mixed" and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
-        log.warning("this GPU has no bfloat16 and emulates it slowly; precision 16-mixed is faster here")
+    warn_of_emulation(settings.precision, on_cuda=on_cuda)
     _check_processes(settings)
     processes = settings.devices * settings.nodes
     accelerator = "cuda" if on_cuda else "cpu"
@@ -59,6 +58,16 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         strategy=DDPStrategy(timeout=PATIENCE, forward_sync_buffers=False) if processes > 1 else "auto",
         plugins=None if precision == "32-true" else [MixedPrecisionInside(precision, accelerator)],
     )
+
+
+def warn_of_emulation(precision: str, *, on_cuda: bool) -> None:
+    """Say that this GPU or CPU computes in bfloat16 by detours, which takes several times as long."""
+    if precision != "bf16-mixed":
+        return
+    if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        log.warning("this GPU has no bfloat16 and emulates it slowly; precision 16-mixed is faster here")
+    if not on_cuda and torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning("this CPU has no bfloat16 and emulates it slowly; precision 32-true is faster here")
 
 
 class MixedPrecisionInside(MixedPrecision):

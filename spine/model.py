@@ -67,11 +67,11 @@ def _unfolded(path: Path) -> dict[str, torch.Tensor]:
     import onnx
     from onnx import numpy_helper
 
-    arrays = {one.name.removeprefix("network."): one for one in onnx.load(path).graph.initializer}
-    if any(name.endswith("_quantized") for name in arrays):
+    graph = onnx.load(path).graph
+    if any(node.op_type == "DequantizeLinear" for node in graph.node):
         raise SetupError(f"{path}: is quantised, too coarse to be trained on; give its float32 twin")
-    held = {name: numpy_helper.to_array(one) for name, one in arrays.items() if name.startswith("model.")}
-    weights = {name: torch.from_numpy(value.copy()) for name, value in held.items()}
+    held = {one.name.removeprefix("network."): numpy_helper.to_array(one) for one in graph.initializer}
+    weights = {name: torch.from_numpy(value.copy()) for name, value in held.items() if name.startswith("model.")}
     for name in [name for name in weights if name.endswith(".conv.bias")]:
         bias, normalisation = weights.pop(name), name.removesuffix("conv.bias") + "bn."
         weights |= {

@@ -55,7 +55,8 @@ def train(
         config: the run's settings.
         run: run folder.
         data: folder of a merged data set; its training films are trained on.
-        init: weights to begin with, a ``.safetensors`` file or a run's ``best.ckpt``; random ones if left out.
+        init: weights to begin with: a model's float32 ``.onnx``, a ``.safetensors`` file or a run's ``best.ckpt``;
+            random ones if left out.
         on_progress: told step, total and loss after each step.
         say: told in a sentence how the run began and ended.
 

@@ -18,6 +18,7 @@ import torch
 
 from shared.config import load_config
 from shared.errors import SetupError
+from shared.training_devices import warn_of_emulation
 from shared.training_folder import RunFolder
 from spine.cases import Film, load_films
 from spine.config import LEVELS, Config, Training
@@ -93,6 +94,7 @@ def device_string(training: Training) -> str:
             raise SetupError(f"devices is {training.devices}, but ultralytics trains in one process on the CPU; give 1")
         if training.precision == "16-mixed":
             raise SetupError("precision 16-mixed needs CUDA; give bf16-mixed or 32-true")
+        warn_of_emulation(training.precision, on_cuda=False)
         return "cpu"
     kind, _, numbers = device.partition(":")
     try:
@@ -103,6 +105,7 @@ def device_string(training: Training) -> str:
         raise SetupError(f"{device}: is no device; give auto, cpu, cuda, cuda:N, or a list such as cuda:0,1")
     if max(wanted) >= there or not torch.cuda.is_available():
         raise SetupError(f"device {device} x {len(wanted)} asked for, but torch sees {there} CUDA devices; give others")
+    warn_of_emulation(training.precision, on_cuda=True)
     return ",".join(map(str, wanted))
 
 

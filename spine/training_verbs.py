@@ -42,7 +42,8 @@ def train_verb(argv: list[str]) -> Callable[..., Answer]:
         Args:
             preset: what to start from; every field of it is a flag below.
             data: folder that `spine merge` wrote.
-            init: weights to begin with, a .safetensors file or a run's best.ckpt; random ones if left out.
+            init: weights to begin with: a float32 .onnx model, a .safetensors file or a run's best.ckpt; random ones if
+                left out.
             out: run folder; runs/spine/PRESET if left out.
             resume: a run folder to go on with; its own config is where the flags below start from.
             finish: at the end, export to RUN/model.onnx and score it on the films looked at after each epoch.

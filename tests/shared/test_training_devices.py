@@ -8,7 +8,7 @@ from torch import nn
 
 import shared.training_devices as devices
 from shared.errors import SetupError
-from shared.training_devices import first_then_others, gathered, make_fabric
+from shared.training_devices import first_then_others, gathered, make_fabric, warn_of_emulation
 from shared.training_settings import TrainingSettings
 
 
@@ -96,6 +96,16 @@ def test_emulated_bfloat16_is_said(gpus, caplog):
     with caplog.at_level(logging.WARNING):
         make_fabric(settings(precision="bf16-mixed"))
     assert "16-mixed is faster here" in caplog.text
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_cpu_without_bfloat16_is_told_of(has_it, monkeypatch, caplog):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    warn_of_emulation("32-true", on_cuda=False)
+    assert not caplog.text
+    make_fabric(settings(device="cpu", precision="bf16-mixed"))
+    assert ("precision 32-true is faster here" in caplog.text) != has_it
 
 
 def torchrun(monkeypatch, world):

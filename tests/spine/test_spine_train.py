@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from spine_factory import write_film
 
 from shared.config import apply_preset
 from shared.errors import SetupError
+from shared.registry import CHECKOUT_MODELS
 from spine.cases import find_films
 from spine.config import LEVELS, PRESETS, Config, Training
-from spine.model import build, load_matching, read_weights
+from spine.export import RawHead, export_network, model_metadata
+from spine.model import build, load_matching, read_weights, settle, settled
 from spine.phantom import PhantomConfig, write_dataset
 from spine.train import ended, train
 from spine.trainer import SpineTrainer, device_string, trainer_settings
@@ -113,6 +116,64 @@ def test_weights_to_begin_with(data, tmp_path):
     assert (read_weights(tmp_path / "run" / "best.ckpt")[name] - first).abs().max() < 0.05
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network whose normalisations do something, as a file in which they are folded away."""
+    torch.manual_seed(6)
+    network = build(CONFIG).eval()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.uniform_(0.5, 1.5)
+                layer.bias.normal_()
+                layer.running_mean.normal_()
+                layer.running_var.uniform_(0.5, 2)
+    folder = tmp_path_factory.mktemp("exported")
+    film = write_film(folder / "film.png")
+    export_network(network, [film, film], folder / "spine.onnx", model_metadata(CONFIG, "random weights"))
+    return network, folder / "spine.onnx"
+
+
+def raw(network, batch):
+    with torch.no_grad():
+        return RawHead(network)(batch)
+
+
+def test_an_exported_model_can_be_trained_on(exported):
+    """It computes what the network did, and once settled the same in batches, as training does."""
+    network, file = exported
+    again = build(CONFIG)
+    assert load_matching(again, read_weights(file)) == len(read_weights(file))
+    batch = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    wanted = raw(network.eval(), batch)
+    for ours, theirs in zip(raw(again.eval(), batch), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    assert not settled(again)
+    settle(again, [batch])
+    assert settled(again)
+    for ours, theirs in zip(raw(again.eval(), batch), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    again.train()
+    in_a_batch = again.predict(batch)
+    for name, theirs in zip(("boxes", "scores", "mask_coefficient", "proto"), wanted, strict=True):
+        torch.testing.assert_close(in_a_batch[name], theirs, atol=2e-2, rtol=2e-2)
+
+
+def test_training_settles_an_exported_model_first(exported, data, tmp_path):
+    _, file = exported
+    still = apply_preset(CONFIG, {"training": {"optimiser": "adamw", "learning_rate": 1e-9}})
+    train(still, tmp_path / "run", data, init=file)
+    first, last = (read_weights(tmp_path / "run" / f"{which}.ckpt") for which in ("first", "last"))
+    torch.testing.assert_close(last["model.1.conv.weight"], first["model.1.conv.weight"])
+    assert (first["model.1.bn.weight"] == 1).all()
+    assert (last["model.1.bn.weight"] - 1).abs().min() > 1e-3  # a step moves it by a billionth
+
+
+def test_a_quantised_model_is_not_trained_on():
+    with pytest.raises(SetupError, match="float32 twin"):
+        read_weights(CHECKOUT_MODELS / "spine-int8.onnx")
+
+
 def test_weights_of_another_size_are_taken_where_they_fit():
     small = build(CONFIG)
     weights = {name: value + 1 for name, value in small.state_dict().items() if value.is_floating_point()}
@@ -170,6 +231,13 @@ def test_devices_as_ultralytics_names_them(monkeypatch, change, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert device_string(Training(**change)) == device
+
+
+def test_a_cpu_that_emulates_bfloat16_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    device_string(Training(device="cpu", precision="bf16-mixed"))
+    assert "32-true is faster" in caplog.text
 
 
 def test_data_that_does_not_do_is_named(data, tmp_path):
