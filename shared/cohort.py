@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -114,16 +114,18 @@ def plan_results(
 ) -> list[Item]:
     """Find the inputs and name their results, ``out/NAME`` with each of ``ends``; ``own`` are files of the run itself.
 
-    Refused are inputs that would be written to one name, or to a name of the run's own files.
+    Refused are inputs that would be written to one name, in part or wholly, or to a name of the run's own files.
 
     Raises:
         SetupError: nothing to do.
     """
     reserved = [out / name for name in own]
     items = []
-    for found in collect_inputs(inputs, accepts, out=out):
-        outputs = tuple(out / f"{found.name}{end}" for end in ends)
-        refused = found.refused or _taken(outputs, reserved)
+    found_all = collect_inputs(inputs, accepts, out=out)
+    named = [(found, tuple(out / f"{found.name}{end}" for end in ends)) for found in found_all]
+    times = Counter(path for _, outputs in named for path in outputs)
+    for found, outputs in named:
+        refused = found.refused or _taken(outputs, reserved, times)
         items.append(Item(found.path, (), refused=refused) if refused else Item(found.path, outputs))
     return something_to_do(items)
 
@@ -273,9 +275,11 @@ def _alone(entry: Input, namesakes: Sequence[Input]) -> Input:
     return replace(entry, refused=(problem, "rename one or run them apart"))
 
 
-def _taken(outputs: Sequence[Path], reserved: Sequence[Path]) -> tuple[str, str] | None:
-    """Say why an input cannot have these outputs, or None."""
+def _taken(outputs: Sequence[Path], reserved: Sequence[Path], times: Mapping[Path, int]) -> tuple[str, str] | None:
+    """Say why an input cannot have these outputs, or None; ``times`` is how many inputs would write each."""
     for path in outputs:
+        if times[path] > 1:  # of a.png and a.mask.png the mask's picture and the picture's mask
+            return f"its result {path.name} would be another input's too", "rename one or run them apart"
         if path in reserved:
             return f"its result would be the run's own {path.name}", "rename it"
         if path.is_dir():

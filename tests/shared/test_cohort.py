@@ -83,6 +83,16 @@ class TestCollect:
         assert problem == f"would be written as a, and {tmp_path}/a.nii.gz too"
         assert remedy == "rename one or run them apart"
 
+    def test_results_that_meet_in_part_are_refused_and_the_others_are_not(self, tmp_path: Path) -> None:
+        make(tmp_path, "a.nii", "a.mask.nii", "b.nii")
+        items = plan_results([tmp_path], is_scan, tmp_path / "out", (".png", ".mask.png"), ())
+        assert {item.path.name: item.refused and item.refused[0] for item in items} == {
+            "a.nii": "its result a.mask.png would be another input's too",
+            "a.mask.nii": "its result a.mask.png would be another input's too",
+            "b.nii": None,
+        }
+        check_outputs(items)
+
     def test_outputs_are_no_inputs(self, tmp_path: Path) -> None:
         make(tmp_path, "a.nii", "out/a.nii")
         assert names(collect_inputs([tmp_path], is_scan, out=tmp_path / "out")) == ["a"]
