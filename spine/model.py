@@ -96,9 +96,9 @@ def settle(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     heard = {layer: torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in _normalisations(model)}
 
     def hear(layer: nn.Module, given: tuple[torch.Tensor]) -> None:
-        values = given[0].double().cpu()
-        ones = torch.ones_like(values)
-        heard[layer] += torch.stack([x.sum((0, 2, 3)) for x in (ones, values, values.square())])
+        count = given[0].numel() / given[0].shape[1]
+        variance, mean = (x.double().cpu() for x in torch.var_mean(given[0].float(), (0, 2, 3), correction=0))
+        heard[layer] += count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
 
     hooks = [layer.register_forward_pre_hook(hear) for layer in heard]
     mode = model.training
