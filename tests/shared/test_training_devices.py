@@ -102,9 +102,10 @@ def test_emulated_bfloat16_is_said(gpus, caplog):
 def test_a_cpu_without_bfloat16_is_told_of(has_it, monkeypatch, caplog):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    warn_of_emulation("32-true", on_cuda=False)
-    assert not caplog.text
-    make_fabric(settings(device="cpu", precision="bf16-mixed"))
+    with caplog.at_level(logging.WARNING):
+        warn_of_emulation("32-true", on_cuda=False)
+        assert not caplog.text
+        make_fabric(settings(device="cpu", precision="bf16-mixed"))
     assert ("precision 32-true is faster here" in caplog.text) != has_it
 
 

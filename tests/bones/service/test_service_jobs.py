@@ -84,6 +84,7 @@ def check_results(url, *folders):
 
 
 def end_accepting(folder):
+    wait_until(lambda: len(read_lines(folder / "accepted")) > 10)
     (folder / "enough").touch()
     wait_until((folder / "ended").exists)
 
