@@ -54,15 +54,20 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
     """Build the exponential moving average of weights and buffers, or None where ``decay`` is 0.
 
-    BatchNorm's running statistics are averaged like the weights they belong to. The decay rises from 0.1 to ``decay``
-    as (1 + n) / (10 + n) after n averages (TensorFlow's ExponentialMovingAverage), or a short run would keep a part of
-    what it began with.
+    BatchNorm's running statistics are averaged like the weights they belong to. The decay is ``rising``.
     """
     if decay == 0:
         return None
 
     def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        n = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n)
+        get_ema_multi_avg_fn(rising(decay, int(count)))(averaged, current, count)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def rising(decay: float, count: int) -> float:
+    """Return the decay after ``count`` averages: it rises from 0.1 to ``decay`` as (1 + n) / (10 + n).
+
+    As TensorFlow's ExponentialMovingAverage has it: else a short run would keep a part of what it began with.
+    """
+    return min(decay, (1 + count) / (10 + count))

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from shared.config import load_config
 from shared.errors import SetupError
 from shared.training_devices import warn_of_emulation
 from shared.training_folder import RunFolder
+from shared.training_optimiser import rising
 from spine.cases import Film, load_films
 from spine.config import LEVELS, Config, Training
 from spine.data import CHANNELS, Films, training_loader
@@ -186,6 +187,8 @@ class SpineTrainer(SegmentationTrainer):
 
     def resume_training(self, ckpt: Any) -> None:
         """Go on from the run's own checkpoint, if there is one."""
+        if self.config.training.ema:
+            self.ema.decay = partial(rising, self.config.training.ema)
         last = self.folder.last
         if not last.exists():
             return
