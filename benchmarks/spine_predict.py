@@ -33,7 +33,7 @@ from shared.runtime import Session
 from spine.batch import AT_ONCE, write_result
 from spine.config import Config
 from spine.decode import Candidates
-from spine.export import RawHead, export_network, inputs_of, model_metadata
+from spine.export import FLOAT_FIRST, RawHead, export_network, inputs_of, model_metadata
 from spine.model import build, read_weights
 from spine.offline import offline_ultralytics
 from spine.phantom import PhantomConfig, write_dataset
@@ -117,7 +117,8 @@ def middling(network: torch.nn.Module, films: Sequence[Path]) -> float:
 def make_models(network: torch.nn.Module, films: Sequence[Path], out: Path) -> tuple[Path, Path]:
     fp32, int8 = out / "spine.onnx", out / "spine-int8.onnx"
     export_network(network, films[:1], fp32, model_metadata(Config(), "benchmark"))
-    quantise(fp32, int8, inputs_of(films[:8], SIZE_PX), score=lambda path: 1.0, correct_bias=True)
+    samples = inputs_of(films[:8], SIZE_PX)
+    quantise(fp32, int8, samples, score=lambda path: 1.0, correct_bias=True, float_first=FLOAT_FIRST)
     return fp32, int8
 
 

@@ -1,6 +1,7 @@
 """Law 3 for spine: the ONNX file computes what torch does, at any size; INT8 stays inside its gate or is no file."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from spine_factory import SIZE_PX, film_pixels, tiny_model, tiny_network
@@ -33,6 +34,13 @@ def test_every_output_is_torchs_at_any_size(engine):
     assert max(read_metadata(tiny_model())["parity"]["relative_difference"].values()) < 1e-3
 
 
+def rounded_convolutions(path):
+    """Whether each convolution's weights are of 8 bits, in the file's order."""
+    graph = onnx.load(path).graph
+    rounded = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node.input[1] in rounded for node in graph.node if node.op_type == "Conv"]
+
+
 def test_int8_is_written_inside_its_gate_and_not_beyond(tmp_path):
     films = inputs()[:1]
 
@@ -42,8 +50,10 @@ def test_int8_is_written_inside_its_gate_and_not_beyond(tmp_path):
         return 1 - float(np.abs(one - other).mean())
 
     good = tmp_path / "spine-int8.onnx"
-    scores = quantise(tiny_model(), good, films, likeness, allowed_loss=0.05, correct_bias=True, mean_range=True)
+    options = {"correct_bias": True, "mean_range": True, "float_first": 2}
+    scores = quantise(tiny_model(), good, films, likeness, allowed_loss=0.05, **options)
     assert scores["int8"] > 0.95
+    assert rounded_convolutions(good)[:4] == [False, False, True, True]
     assert read_metadata(good)["precision"] == "int8"
     assert read_metadata(good)["int8_gate"] == scores
     with pytest.raises(GateError, match="nothing was written"):
