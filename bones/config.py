@@ -127,7 +127,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         _BEST,
         {
             "detector": {"size_px": 300, "pretrained": "none"},
-            "training": {"epochs": 3, "batch": 4, "warmup_steps": 4, "ema": 0.8, "memory": "fixed", "workers": 1},
+            "training": {
+                "epochs": 3,
+                "batch": 4,
+                "warmup_steps": 4,
+                "ema": 0.8,
+                "precision": "32-true",
+                "memory": "fixed",
+                "workers": 1,
+            },
         },
     ),
     # The shipped detector (recipes/bones_detector.sh).

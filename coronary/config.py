@@ -168,7 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         {
             "features": (8, 16, 16, 32, 32, 8),
             "preprocessing": {"spacing_mm": (1.0, 1.0, 1.0)},
-            "training": {"epochs": 2, "steps_per_epoch": 120, "warmup_steps": 10, "ema": 0.95},
+            "training": {"epochs": 2, "steps_per_epoch": 120, "warmup_steps": 10, "ema": 0.95, "precision": "32-true"},
             "phantoms": 4,
         },
     ),

@@ -74,8 +74,10 @@ def train(
     report.precision = config.training.precision
     with recorded(report, run / "report.json"):
         with report.stage("prepare"):
+            weights = None if init is None or (run / "last.ckpt").exists() else read_weights(init)
             films = choose_films(config, run, data)
-            _choose_weights(run, init)
+            if weights is not None:
+                _save_first(weights, run)
         say(f"{len(films['training'])} films to train on, {len(films['validation'])} looked at after each epoch")
         with report.stage("train"):
             if not ended(config, run):
@@ -137,14 +139,12 @@ def _cut(films: list[Film], config: Config) -> dict[str, list[Film]]:
     return {part: [names[name] for name in held] for part, held in found.items()}
 
 
-def _choose_weights(run: Path, init: Path | None) -> None:
+def _save_first(weights: dict[str, Any], run: Path) -> None:
     """Put the weights to begin with into the run, so that it can be repeated."""
-    if init is not None and not (run / "last.ckpt").exists():
-        import torch
+    import torch
 
-        weights = read_weights(init)
-        with whole(run / "first.ckpt") as aside:
-            torch.save({"model": weights}, aside)
+    with whole(run / "first.ckpt") as aside:
+        torch.save({"model": weights}, aside)
 
 
 def _progress(on_progress: Callable[[int, int, float], None]) -> Callable[[SpineTrainer], None]:
