@@ -20,7 +20,7 @@ stage() {  # NAME DATA INIT FLAGS...: train, or go on; end the script where the 
   [ "$left" -gt 0 ] || exit 0
   if [ -e "$run/last.ckpt" ]; then spine train --resume "$run" --time-limit-minutes "$left" --no-finish
   else spine train --preset lite --data "$films" ${init:+--init "$init"} --out "$run" \
-    --time-limit-minutes "$left" --no-finish "$@"; fi
+    --time-limit-minutes "$left" --no-finish --ema 0 "$@"; fi  # what is shipped was not averaged
   [ "$(wc -l < "$run/metrics.jsonl")" -ge "$(sed -n 's/ *"epochs": \([0-9]*\),/\1/p' "$run/config.json")" ] || exit 0
 }
 
