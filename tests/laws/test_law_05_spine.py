@@ -25,7 +25,9 @@ CONFIG = apply_preset(
     apply_preset(Config(), PRESETS["best"]),
     {
         "size_px": 64, "validation_fraction": 0.25,
-        "training": {"epochs": 3, "batch": 2, "nominal_batch": 2, "warmup_epochs": 1, "device": "cpu", "seed": 3},
+        "training": {
+            "epochs": 3, "batch": 2, "nominal_batch": 2, "warmup_epochs": 1, "ema": 0.9, "device": "cpu", "seed": 3,
+        },
     },
 )  # fmt: skip
 
