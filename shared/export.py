@@ -129,8 +129,8 @@ def quantise(
             behind the convolution takes any bias out again.
         mean_range: let the range of activations be the mean of the inputs' ranges, not the widest: finer steps for what
             every input shows, but what few reach is clipped (a lumen is a thousandth of a window).
-        float_first: so many first convolutions stay in float32: filters of edges, whose rounding errors add up to a
-            shift that grows with brightness. They are few operations.
+        float_first: so many first convolutions stay in float32: few operations, and what they round away all later
+            ones lack.
 
     Returns:
         The two scores.
