@@ -35,9 +35,10 @@ from spine.config import Config
 from spine.decode import Candidates
 from spine.export import FLOAT_FIRST, RawHead, export_network, inputs_of, model_metadata
 from spine.model import build, read_weights
+from spine.model_file import OperatingPoint
 from spine.offline import offline_ultralytics
 from spine.phantom import PhantomConfig, write_dataset
-from spine.predict import OperatingPoint, Predictor
+from spine.predict import Predictor
 from spine.preprocess import as_bytes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,8 @@ from spine.cases import MANIFEST, Film, load_films, read_labels
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.labels import describe, write_film
-from spine.predict import OperatingPoint, Predictor
+from spine.model_file import OperatingPoint
+from spine.predict import Predictor
 from spine.preprocess import as_bytes
 from spine.scoring import pair
 

@@ -44,6 +44,7 @@ def predict(
     operating_point: str = "default",
     confidence: float | None = None,
     iou: float | None = None,
+    second_look: Literal["unsure", "always", "never"] = "unsure",
     overwrite: Flag = False,
     threads: int = 0,
     voice: Quiet = Voice(),
@@ -59,6 +60,8 @@ def predict(
         operating_point: which of the model's: default, reference or reference-f1.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
+        second_look: which films are looked at again, mirrored (test-time augmentation): those with unsure names, all of
+            them, or none.
         overwrite: do again what is done.
         threads: CPU threads; 0 leaves it to the engine.
         voice: how to speak.
@@ -73,11 +76,15 @@ def predict(
     items = plan(inputs, out)
     arguments = {
         "inputs": inputs, "out": out, "device": device, "precision": precision, "operating_point": operating_point,
-        "confidence": confidence, "iou": iou, "overwrite": overwrite, "threads": threads,
+        "confidence": confidence, "iou": iou, "second_look": second_look, "overwrite": overwrite,
+        "threads": threads,
     }  # fmt: skip
 
     def load() -> Predictor:
-        predictor = Predictor(model, device, precision=precision, operating_point=operating_point, threads=threads)
+        predictor = Predictor(
+            model, device, precision=precision, operating_point=operating_point, threads=threads,
+            second_look=second_look,
+        )  # fmt: skip
         predictor.operating_point = predictor.operating_point.but(confidence, iou)
         return predictor
 

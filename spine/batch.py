@@ -112,13 +112,18 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
             for change in found.changed
         ],
         "findings": list(found.findings),
+        "views": found.views,
         "possible": {name: round(chance, DECIMALS_SCORE) for name, chance in (found.possible or {}).items()},
     }
 
 
 def made_with(predictor: Predictor) -> dict[str, Any]:
     """Return what decides on a result, as it stands in its JSON."""
-    return {"model_sha256": predictor.sha256, "operating_point": predictor.operating_point.model_dump()}
+    return {
+        "model_sha256": predictor.sha256,
+        "operating_point": predictor.operating_point.model_dump(),
+        "second_look": predictor.second_look,
+    }
 
 
 def label_picture(found: SpineResult) -> UInt8[np.ndarray, "y x"]:

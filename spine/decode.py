@@ -110,6 +110,29 @@ def decode(
     )
 
 
+def with_mirrored(
+    outputs: Sequence[np.ndarray], mirrored: Sequence[np.ndarray], letterbox: Letterbox
+) -> tuple[np.ndarray, ...]:
+    """Average a film's outputs with those of its mirror image, place by place: distances and logits.
+
+    Left and right change sides. Masks are the film's own: coefficients mean nothing without their prototypes.
+    """
+    distances, logits, coefficients, prototypes = outputs
+    sides = _mirrored(mirrored[0], letterbox).reshape(1, 4, BINS, -1)[:, [2, 1, 0, 3]].reshape(distances.shape)
+    return (distances + sides) / 2, (logits + _mirrored(mirrored[1], letterbox)) / 2, coefficients, prototypes
+
+
+def _mirrored(output: Float32[np.ndarray, "1 channel place"], letterbox: Letterbox) -> np.ndarray:
+    """Turn each grid of an output left to right."""
+    shapes = [(letterbox.input_height_px // stride, letterbox.input_width_px // stride) for stride in STRIDES_PX]
+    ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
+    grids = [
+        grid.reshape(*grid.shape[:2], *shape)[..., ::-1].reshape(grid.shape)
+        for grid, shape in zip(np.split(output, ends, axis=2), shapes, strict=True)
+    ]
+    return np.concatenate(grids, axis=2)
+
+
 def input_boxes(distances: Float32[np.ndarray, "64 n"], places: Int64[np.ndarray, " n"], letterbox: Letterbox) -> Boxes:
     """Return boxes ``x1 y1 x2 y2`` in pixels of the network's input.
 

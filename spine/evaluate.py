@@ -22,7 +22,8 @@ from spine.cases import PARTS, Film, find_films, read_labels
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import Mask, mask_of, mask_overlaps
-from spine.predict import OperatingPoint, Predictor, SpineResult
+from spine.model_file import OperatingPoint
+from spine.predict import LookAgain, Predictor, SpineResult
 from spine.scoring import Named, Naming, calibration_error, compare_names, confidence_curves, scores_at, shift_of, told
 
 LOWEST_CONFIDENCE = 0.001  # of the curves and of average precision, as in ultralytics' validation
@@ -205,6 +206,7 @@ def evaluate_folder(
     operating_point: str = "default",
     confidence: float | None = None,
     iou: float | None = None,
+    second_look: LookAgain = "unsure",
 ) -> Scores:
     """Evaluate a model on a part of a merged data set, going on after a film that cannot be used.
 
@@ -221,6 +223,7 @@ def evaluate_folder(
         operating_point: the name of one of the model file's.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
+        second_look: which films are looked at again, mirrored: unsure, always or never.
 
     Raises:
         SetupError: no such part or model, or no films.
@@ -230,11 +233,11 @@ def evaluate_folder(
     films = films_of(data, part)
     arguments = {
         "model": model, "data": data, "split": part, "out": out, "device": device, "operating_point": operating_point,
-        "confidence": confidence, "iou": iou,
+        "confidence": confidence, "iou": iou, "second_look": second_look,
     }  # fmt: skip
     with recorded(Report("spine", "evaluate", arguments), out / "report.json") as report:
         with report.stage("load model"):
-            predictor = Predictor(model, device, operating_point=operating_point)
+            predictor = Predictor(model, device, operating_point=operating_point, second_look=second_look)
             predictor.operating_point = predictor.operating_point.but(confidence, iou)
         return evaluate_films(predictor, films, out, report, on_case)
 
@@ -296,11 +299,7 @@ def score_film(film: Film, predictor: Predictor) -> Scored:
     """
     radiograph = read_radiograph(film.image)
     truth = read_truth(film, radiograph)
-    point = predictor.operating_point
-    lowest = point.but(confidence=min(LOWEST_CONFIDENCE, point.confidence))
-    everything = predictor.candidates(radiograph, lowest)
-    sure = everything.above(point.confidence)
-    result = predictor.named(sure, radiograph.width_px, radiograph.height_px)
+    everything, sure, result = predictor.look(radiograph, LOWEST_CONFIDENCE)
     assert result.detector_scores is not None
     ranked = Detections(
         result.boxes_px, result.scores * result.detector_scores, result.labels, result.names,

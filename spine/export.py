@@ -20,7 +20,8 @@ from spine.cases import Film, load_films
 from spine.config import LEVELS, Config
 from spine.decode import BINS, OUTPUTS, STRIDES_PX
 from spine.model import build, read_weights
-from spine.predict import METADATA_VERSION, OperatingPoint, Predictor
+from spine.model_file import METADATA_VERSION, OperatingPoint
+from spine.predict import Predictor
 from spine.preprocess import STRIDE_PX, preprocess
 
 # Ours lets in what the order of all can still make sense of; how much is chosen for each model (`spine.tuning`). The
@@ -34,6 +35,7 @@ PARITY_FILMS = 2
 INT8_FILMS = 48
 FLOAT_FIRST = 2  # convolutions; rounded, they alone made most of INT8's error, at a hundredth of the time
 GATE_FILMS = 80
+UNSURE_BELOW = 0.8  # some two films of five have a name less sure, and gain; more second looks gain no more
 
 
 class RawHead(nn.Module):
@@ -102,11 +104,12 @@ def _point(model: Path, films: Sequence[Film]) -> None:
     """Choose how a model's candidates are to be taken, and write it into its file; the INT8 twin has it from there."""
     from spine.tuning import choose
 
-    chosen = choose(Predictor(model, "cpu"), films)
-    points = {name: point.model_dump() for name, point in (OPERATING_POINTS | {"default": chosen.point}).items()}
-    trust = {"neighbour": chosen.trust.neighbour, "score_weight": chosen.trust.weight}
-    taken = {"operating_points": points, **trust, "temperature": chosen.temperature}
-    update_metadata(model, taken | {"right_names_by_confidence": chosen.shares})
+    predictor = Predictor(model, "cpu")
+    once, twice = choose(predictor, films), choose(predictor, films, mirrored=True)
+    points = {name: point.model_dump() for name, point in (OPERATING_POINTS | {"default": once.point}).items()}
+    second = {"below": UNSURE_BELOW, "confidence": twice.point.confidence, **twice.name_trust}
+    shares = {"right_names_by_confidence": once.shares, "right_names_by_confidence_mirrored": twice.shares}
+    update_metadata(model, {"operating_points": points, **once.name_trust, "second_look": second, **shares})
 
 
 def finish(

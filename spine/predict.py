@@ -12,72 +12,37 @@ times, from any thread. Everything about it is read from its one ONNX file.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float64, Int64
-from pydantic import Field, PositiveInt, ValidationError
+from jaxtyping import Float32, Float64, Int64
 
-from shared.config import Config
 from shared.errors import SetupError
 from shared.io.radiograph import as_radiograph
 from shared.registry import choose_model
-from shared.runtime import EngineName, Session, read_metadata
-from shared.types import Boxes, Detections
+from shared.runtime import EngineName, Session
+from shared.types import Boxes, Detections, Radiograph
 from spine.config import LEVELS
-from spine.decode import Candidates, decode
+from spine.decode import Candidates, decode, with_mirrored
 from spine.masks import Mask
+from spine.model_file import NameTrust, OperatingPoint, find_point, read_model_file
 from spine.order import Missing, Naming, name_vertebrae
 from spine.order_constants import film_model
 from spine.order_model import ClassScores
-from spine.preprocess import preprocess
+from spine.preprocess import Letterbox, preprocess
 
 Image: TypeAlias = Any  # Path | str | bytes | an open file | array y x or y x 3 | Radiograph
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 Precision: TypeAlias = Literal["auto", "fp32", "int8"]
+LookAgain: TypeAlias = Literal["unsure", "always", "never"]
 
-METADATA_VERSION = 1
 COMPILED_SHAPES = 8  # films of a clinic have few shapes; each costs some 60 MB
-
-
 FEWEST = 4
 """Vertebrae that a film should show for their order to say something."""
-
-
-class OperatingPoint(Config):
-    """What counts as a candidate: its best score, and how much two boxes may share."""
-
-    confidence: float = Field(gt=0, lt=1)
-    iou: float = Field(gt=0, le=1)
-
-    def but(self, confidence: float | None = None, iou: float | None = None) -> OperatingPoint:
-        """Return the point with what is given in place of its own.
-
-        Raises:
-            ValueError: out of range.
-        """
-        return OperatingPoint(
-            confidence=self.confidence if confidence is None else confidence, iou=self.iou if iou is None else iou
-        )
-
-
-class ModelFile(Config):
-    """What a model file says of itself."""
-
-    labels: tuple[str, ...]
-    size_px: PositiveInt
-    operating_points: dict[str, OperatingPoint] = Field(min_length=1)
-    """By name; ``default`` is used where none is asked for."""
-    neighbour: float = Field(ClassScores.neighbour[1], gt=0, lt=1)
-    """How often this network gives a level its neighbour's name, as `spine.order` is to take its scores."""
-    score_weight: float = Field(ClassScores.weight, gt=0, le=1)
-    """How much its scores count there: less than 1 where those of a film err together."""
-    temperature: float = Field(1.0, gt=0)
-    """What `tempered` divides by: more than 1 where names are less sure than each candidate's own scores make them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +67,7 @@ class SpineResult(Detections):
         missing: Levels between two that were found, and where they ought to be.
         changed: Candidates that ordering gave another name, or none.
         possible: Probability of a T13, an L6, and of T11 being the last thoracic vertebra: for a person to look at.
+        views: 2 where the film was looked at again in the mirror.
     """
 
     raw_labels: tuple[str, ...] = ()
@@ -110,6 +76,7 @@ class SpineResult(Detections):
     missing: tuple[Missing, ...] = ()
     changed: tuple[Change, ...] = ()
     possible: Mapping[str, float] | None = None
+    views: int = 1
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -124,6 +91,14 @@ def in_words(count: int, first: str | None, last: str | None) -> str:
     return f"{count} vertebrae, {first} to {last}"
 
 
+class Look(NamedTuple):
+    """One film: what may be a vertebra from a low confidence on, from the operating point's on, and what is named."""
+
+    everything: Candidates
+    sure: Candidates
+    result: SpineResult
+
+
 class Predictor:
     """A spine model, loaded once: ``Predictor(model, device)(image)`` gives a ``SpineResult``.
 
@@ -136,9 +111,12 @@ class Predictor:
         operating_point: the name of one of the model file's, or one's own.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         threads: CPU threads; 0 leaves it to the engine.
+        second_look: whether a film is looked at again in the mirror: where its names are ``unsure``, ``always`` or
+            ``never``. A model file that says nothing of it looks once.
 
     Raises:
-        SetupError: no such model, no model for spines, no such operating point, or a device that is not there.
+        SetupError: no such model, no model for spines, no such operating point, a device that is not there, or a second
+            look always asked for of a file that has none.
     """
 
     def __init__(
@@ -150,13 +128,17 @@ class Predictor:
         operating_point: str | OperatingPoint = "default",
         engine: EngineName = "auto",
         threads: int = 0,
+        second_look: LookAgain = "unsure",
     ) -> None:
         path = choose_model("spine", precision, device, None if model is None else Path(model))
         self.file = read_model_file(path)
-        self.operating_point = _point(path, self.file, operating_point)
+        self.operating_point = find_point(path, self.file, operating_point)
         self.session = Session(path, device, engine, threads, shapes=COMPILED_SHAPES)
         if precision not in ("auto", self.precision):
             raise SetupError(f"{path}: is {self.precision}, not {precision}; give the other file, or auto")
+        if second_look == "always" and self.file.second_look is None:
+            raise SetupError(f"{path}: was exported without a second look; export it again, or leave it out")
+        self.second_look = second_look
         self._running = threading.Lock()
 
     @property
@@ -198,26 +180,67 @@ class Predictor:
         stage = stage or (lambda name: nullcontext())
         with stage("read"):
             film = as_radiograph(image)
-        candidates = self.candidates(film, stage=stage)
-        with stage("names"):
-            return self.named(candidates, film.width_px, film.height_px)
+        return self.look(film, stage=stage).result
 
-    def named(self, candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
-        """Name the candidates of a film by their order, as this network's scores are to be taken."""
-        file = self.file
-        return named(candidates, width_px, height_px, file.neighbour, file.score_weight, file.temperature)
+    def look(self, image: Image, least: float | None = None, *, stage: Stage = lambda name: nullcontext()) -> Look:
+        """Find and name the vertebrae of one film, and return what may be one from the confidence ``least`` on too.
 
-    def candidates(
-        self, image: Image, point: OperatingPoint | None = None, *, stage: Stage = lambda name: nullcontext()
-    ) -> Candidates:
-        """Return what may be a vertebra, before names are given; at another operating point if one is given."""
-        film, point = as_radiograph(image), point or self.operating_point
-        with stage("preprocess"):
-            pixels, letterbox = preprocess(film.array, self.file.size_px)
-        with self._running, stage("network"):
-            outputs = self.session.outputs(pixels)
+        Raises:
+            InputError: the film cannot be used.
+        """
+        film, file, point, again = as_radiograph(image), self.file, self.operating_point, self.file.second_look
+        pixels, letterbox = self._preprocess(film, stage)
+        outputs = self._outputs(pixels, stage)
+        if self.second_look != "always" or again is None:
+            first = self._look(outputs, letterbox, point, file, least, stage)
+            if again is None or self.second_look == "never" or first.result.scores.min(initial=1) >= again.below:
+                return first
+        outputs = with_mirrored(outputs, self._outputs(_mirror(pixels), stage), letterbox)
+        if point.confidence == file.operating_points["default"].confidence:
+            point = point.but(confidence=again.confidence)
+        second = self._look(outputs, letterbox, point, again, least, stage)
+        return second._replace(result=replace(second.result, views=2))
+
+    def _look(
+        self, outputs: Sequence[np.ndarray], letterbox: Letterbox, point: OperatingPoint, trust: NameTrust,
+        least: float | None, stage: Stage,
+    ) -> Look:  # fmt: skip
         with stage("decode"):
-            return decode(outputs, letterbox, point.confidence, point.iou)
+            lowest = point.confidence if least is None else min(least, point.confidence)
+            everything = decode(outputs, letterbox, lowest, point.iou)
+            sure = everything if lowest == point.confidence else everything.above(point.confidence)
+        with stage("names"):
+            width_px, height_px = letterbox.width_px, letterbox.height_px
+            result = named(sure, width_px, height_px, trust.neighbour, trust.score_weight, trust.temperature)
+        return Look(everything, sure, result)
+
+    def candidates(self, image: Image, point: OperatingPoint | None = None, *, mirrored: bool = False) -> Candidates:
+        """Return what may be a vertebra in one view, or in the mean of it and its mirror, before names are given.
+
+        ``point`` is used in place of the operating point if it is given.
+        """
+        film, point = as_radiograph(image), point or self.operating_point
+        pixels, letterbox = self._preprocess(film)
+        outputs = self._outputs(pixels)
+        if mirrored:
+            outputs = with_mirrored(outputs, self._outputs(_mirror(pixels)), letterbox)
+        return decode(outputs, letterbox, point.confidence, point.iou)
+
+    def _preprocess(
+        self, film: Radiograph, stage: Stage = lambda name: nullcontext()
+    ) -> tuple[Float32[np.ndarray, "1 3 y x"], Letterbox]:
+        with stage("preprocess"):
+            return preprocess(film.array, self.file.size_px)
+
+    def _outputs(
+        self, pixels: Float32[np.ndarray, "1 3 y x"], stage: Stage = lambda name: nullcontext()
+    ) -> Sequence[np.ndarray]:
+        with self._running, stage("network"):
+            return self.session.outputs(pixels)
+
+
+def _mirror(pixels: Float32[np.ndarray, "1 3 y x"]) -> Float32[np.ndarray, "1 3 y x"]:
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def named(
@@ -310,32 +333,3 @@ def _left_out(naming: Naming) -> list[str]:
             below = [f"above {name}" for name in names[place:] if name][:1]
             found.append(f"one vertebra may lack its name, {' and '.join(above + below)}")
     return found
-
-
-def read_model_file(path: Path) -> ModelFile:
-    """Read and check what a model file says of itself; its other entries are for people.
-
-    Raises:
-        SetupError: it is no model for spines, of another version, of other levels, or says too little.
-    """
-    metadata = read_metadata(path)
-    if metadata.get("task") != "spine":
-        raise SetupError(f"{path}: a model for {metadata.get('task', 'another task')}, not for spine")
-    if metadata.get("metadata_version") != METADATA_VERSION:
-        raise SetupError(f"{path}: metadata version {metadata.get('metadata_version')}; export it again")
-    try:
-        file = ModelFile.model_validate({name: metadata[name] for name in ModelFile.model_fields if name in metadata})
-    except ValidationError as error:
-        raise SetupError(f"{path}: its metadata is incomplete ({error}); export it again") from error
-    if file.labels != LEVELS:
-        raise SetupError(f"{path}: its classes are not C1 to L5 in anatomical order; export it again")
-    return file
-
-
-def _point(path: Path, file: ModelFile, asked: str | OperatingPoint) -> OperatingPoint:
-    if isinstance(asked, OperatingPoint):
-        return asked
-    if asked not in file.operating_points:
-        known = ", ".join(file.operating_points)
-        raise SetupError(f"{path}: has no operating point {asked!r}; it has {known}")
-    return file.operating_points[asked]

@@ -159,6 +159,7 @@ def evaluate(
     operating_point: str = "default",
     confidence: float | None = None,
     iou: float | None = None,
+    second_look: Literal["unsure", "always", "never"] = "unsure",
     out: Path | None = None,
     device: Device = "auto",
     record: Flag = False,
@@ -173,6 +174,8 @@ def evaluate(
         operating_point: which of the model's: default, reference or reference-f1.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
+        second_look: which films are looked at again, mirrored (test-time augmentation): those with unsure names, all of
+            them, or none.
         out: folder for the scores; runs/spine/evaluate if left out.
         device: where the network runs.
         record: write the means into the model file, whose card then shows them.
@@ -182,13 +185,13 @@ def evaluate(
 
     if record and model is None:
         raise SetupError("--record: the shipped model is not written to; give --model")
-    if record and (operating_point != "default" or confidence is not None or iou is not None):
-        raise SetupError("--record: a model's scores are those of its default operating point; leave the other out")
+    if record and (operating_point, confidence, iou, second_look) != ("default", None, None, "unsure"):
+        raise SetupError("--record: a model's scores are those of its defaults; leave operating point and looks out")
     folder = out or Path("runs/spine/evaluate")
     with voice.progress("evaluating") as update:
         scores = evaluate_folder(
             model, data, split, folder, device, lambda done, film: update(done, film),
-            operating_point=operating_point, confidence=confidence, iou=iou,
+            operating_point=operating_point, confidence=confidence, iou=iou, second_look=second_look,
         )  # fmt: skip
     for failure in scores.failures:
         print(f"error: {failure}", file=sys.stderr)

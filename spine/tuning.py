@@ -20,8 +20,9 @@ from spine.cases import Film
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.evaluate import read_truth
+from spine.model_file import OperatingPoint
 from spine.order_model import ClassScores
-from spine.predict import OperatingPoint, Predictor, named, ordered, tempered, vertebrae_of
+from spine.predict import Predictor, named, ordered, tempered, vertebrae_of
 from spine.scoring import Named, compare_names, pair
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
@@ -52,6 +53,11 @@ class Chosen:
     temperature: float
     shares: dict[float, float]
 
+    @property
+    def name_trust(self) -> dict[str, float]:
+        """What a model file says of trust."""
+        return {"neighbour": self.trust.neighbour, "score_weight": self.trust.weight, "temperature": self.temperature}
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -64,9 +70,15 @@ class Tried:
 
 
 def choose(
-    predictor: Predictor, films: Sequence[Film], on_case: Callable[[int, str], None] = lambda done, film: None
+    predictor: Predictor,
+    films: Sequence[Film],
+    on_case: Callable[[int, str], None] = lambda done, film: None,
+    *,
+    mirrored: bool = False,
 ) -> Chosen:
     """Look up the confidence of the default operating point and how far names are trusted and sure; the overlap stays.
+
+    With ``mirrored`` this is for the mean of both views of a film.
 
     Raises:
         InputError: a film or its labels cannot be used.
@@ -76,7 +88,7 @@ def choose(
     for number, film in enumerate(films, start=1):
         radiograph = read_radiograph(film.image)
         truth = read_truth(film, radiograph)
-        candidates = predictor.candidates(radiograph, lowest)
+        candidates = predictor.candidates(radiograph, lowest, mirrored=mirrored)
         named_truth = Named(truth.boxes_px, truth.labels)
         tried.append(Tried(candidates, named_truth, radiograph.width_px, radiograph.height_px))
         on_case(number, film.image.name)

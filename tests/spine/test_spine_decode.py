@@ -1,5 +1,6 @@
 """Boxes, scores, masks and outlines against ultralytics' own of the same raw head."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, head_of
 
-from spine.decode import BINS, STRIDES_PX, decode
+from spine.decode import BINS, STRIDES_PX, decode, with_mirrored
 from spine.masks import MaskDecoder
 from spine.offline import offline_ultralytics
 from spine.preprocess import Letterbox
@@ -156,3 +158,29 @@ def test_a_mask_that_is_nowhere_has_no_corners():
     boxes, own = np.array([[10, 10, 50, 60]], np.float32), np.ones((1, 1), np.float32)
     assert decoder.outlines(boxes, own)[0].shape == (0, 2)
     assert not decoder.masks(boxes, own)[0].inside.any()
+
+
+@pytest.mark.parametrize("size_px", [320, 352])  # with odd padding, and with even
+def test_what_both_views_see_is_where_it_is_and_what_one_sees_is_less_sure(size_px):
+    letterbox = Letterbox.of(WIDTH_PX, HEIGHT_PX, size_px)
+    behind = letterbox.input_width_px - letterbox.inner_width_px - letterbox.left_px
+    mirrored_boxes = SPINE_BOXES[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [WIDTH_PX, 0, WIDTH_PX, 0]
+    film = head_of(SPINE_BOXES, SPINE_LEVELS, letterbox)
+    mirror = head_of(mirrored_boxes, SPINE_LEVELS, replace(letterbox, left_px=behind))
+    both = decode(with_mirrored(film, mirror, letterbox), letterbox, 0.3, 0.55)
+    by_height = np.argsort(both.boxes_px[:, 1])
+    np.testing.assert_allclose(both.boxes_px[by_height], SPINE_BOXES, atol=0.1)
+    assert both.scores[by_height].argmax(axis=1).tolist() == SPINE_LEVELS
+    np.testing.assert_allclose(both.confidences, 0.9, atol=1e-3)
+    assert len(decode(with_mirrored(film, film, letterbox), letterbox, 0.3, 0.55)) == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_mirror_of_the_mirror_is_the_film(size):
+    letterbox = Letterbox.of(*size, 640)
+    film, other = raw_head(letterbox, 0), raw_head(letterbox, 1)
+    there, back = with_mirrored(film, other, letterbox), with_mirrored(other, film, letterbox)
+    nothing = [np.zeros_like(output) for output in film]
+    for one, other_way, turned in zip(there[:2], back[:2], with_mirrored(nothing, back, letterbox)[:2], strict=True):
+        assert not np.array_equal(one, other_way)
+        np.testing.assert_allclose(2 * turned, one, atol=1e-5)

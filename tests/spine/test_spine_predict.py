@@ -1,17 +1,32 @@
 """From a film to named vertebrae, with a tiny network and with heads that say what is wanted."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 from radiograph_factory import dicom_of
-from spine_factory import HEIGHT_PX, SPINE_BOXES, SPINE_LEVELS, WIDTH_PX, film_pixels, finds, tiny_model, write_film
+from spine_factory import (
+    HEIGHT_PX,
+    SPINE_BOXES,
+    SPINE_LEVELS,
+    WIDTH_PX,
+    film_pixels,
+    finds,
+    head_of,
+    tiny_model,
+    write_film,
+)
 
 from shared.errors import InputError, SetupError
 from shared.export import update_metadata
 from shared.runtime import read_metadata
 from spine.config import LEVELS
+from spine.model_file import OperatingPoint
 from spine.order import Naming
-from spine.predict import OperatingPoint, Predictor, _left_out
+from spine.predict import Predictor, _left_out
+from spine.preprocess import Letterbox
 
 NAMES = ("T10", "T11", "T12", "L1", "L2", "L3")
 
@@ -117,6 +132,84 @@ def test_a_broken_film_is_named(predictor, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png: is no picture"):
         predictor(tmp_path / "broken.png")
+
+
+UNSURE = np.full((6, 24), 0.01)
+UNSURE[range(6), SPINE_LEVELS] = UNSURE[range(6), np.add(SPINE_LEVELS, 1)] = 0.3  # T10 to L3, or one down
+
+
+def looking_twice(folder, **options):
+    """A predictor whose file has a second look, and what its network was shown."""
+    model = folder / "spine.onnx"
+    shutil.copy(tiny_model(), model)
+    taken = {"neighbour": 0.03, "score_weight": 0.5, "temperature": 2.0}
+    update_metadata(model, {"second_look": {"below": 0.8, "confidence": 0.05, **taken}})
+    return Predictor(model, "cpu", **options)
+
+
+def shown(predictor, first, mirrored):
+    """Let the network see one thing in a film and another in its mirror; returns the list of what it was shown."""
+    seen = []
+
+    def outputs(image):
+        seen.append(image)
+        return (first if len(seen) % 2 else mirrored)(Letterbox.of(WIDTH_PX, HEIGHT_PX, predictor.file.size_px))
+
+    predictor.session.outputs = outputs
+    return seen
+
+
+def in_the_mirror(letterbox, sure=0.9):
+    """The raw head of the spine, seen in the mirror."""
+    boxes = SPINE_BOXES[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [WIDTH_PX, 0, WIDTH_PX, 0]
+    behind = letterbox.input_width_px - letterbox.inner_width_px - letterbox.left_px
+    return head_of(boxes, SPINE_LEVELS, replace(letterbox, left_px=behind), sure)
+
+
+def test_an_unsure_film_is_looked_at_again_in_the_mirror_and_a_sure_one_is_not(tmp_path, film):
+    predictor = looking_twice(tmp_path)
+    seen = shown(predictor, lambda box: head_of(SPINE_BOXES, SPINE_LEVELS, box, scores=UNSURE), in_the_mirror)
+    found = predictor(film)
+    assert found.views == 2
+    np.testing.assert_array_equal(seen[1], seen[0][..., ::-1])
+    assert found.level_names == NAMES
+    np.testing.assert_allclose(found.boxes_px, SPINE_BOXES, atol=0.1)
+
+    seen = shown(predictor, lambda box: head_of(SPINE_BOXES, SPINE_LEVELS, box), in_the_mirror)
+    assert predictor(film).views == 1
+    assert len(seen) == 1
+
+
+def test_films_are_looked_at_once_or_twice_as_asked(tmp_path, film):
+    def unsure(box):
+        return head_of(SPINE_BOXES, SPINE_LEVELS, box, scores=UNSURE)
+
+    never = looking_twice(tmp_path, second_look="never")
+    shown(never, unsure, in_the_mirror)
+    assert never(film).views == 1
+    always = looking_twice(tmp_path, second_look="always")
+    shown(always, lambda box: head_of(SPINE_BOXES, SPINE_LEVELS, box), in_the_mirror)
+    assert always(film).views == 2
+    shown(always, unsure, in_the_mirror)
+    found, (everything, _, result) = always(film), always.look(film, 0.02)
+    np.testing.assert_array_equal(found.boxes_px, result.boxes_px)
+    assert len(everything) >= len(result)
+    with pytest.raises(SetupError, match="exported without a second look"):
+        Predictor(tiny_model(), "cpu", second_look="always")
+
+
+def test_the_second_look_has_a_confidence_of_its_own_unless_one_is_asked_for(tmp_path, film):
+    def faint(box):
+        return head_of(SPINE_BOXES, SPINE_LEVELS, box, sure=0.07)
+
+    def faint_mirror(box):
+        return in_the_mirror(box, sure=0.07)
+
+    predictor = looking_twice(tmp_path, second_look="always")  # default 0.1, second look 0.05
+    shown(predictor, faint, faint_mirror)
+    assert len(predictor(film)) == 6
+    predictor.operating_point = predictor.operating_point.but(confidence=0.09)
+    assert len(predictor(film)) == 0
 
 
 @pytest.mark.parametrize(

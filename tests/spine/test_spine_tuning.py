@@ -11,7 +11,8 @@ from spine.cases import Film
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.masks import mask_of
-from spine.predict import OperatingPoint, Predictor, named, tempered
+from spine.model_file import OperatingPoint
+from spine.predict import Predictor, named, tempered
 from spine.scoring import Named
 from spine.tuning import CONFIDENCES, USUAL, Tried, best, choose, likeliest_temperature, shares_right
 
