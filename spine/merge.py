@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image
 
+from shared.boxes import iou_matrix
 from shared.errors import InputError, SetupError
 from shared.io.atomic import write_error
 from shared.io.radiograph import read_radiograph
@@ -32,6 +33,7 @@ from spine.sources import Drawn, read_source
 
 FRACTIONS = {"training": 0.8, "validation": 0.2}
 REFUSED = "refused.csv"
+SAME_PLACE = 0.3  # overlap from which on outlines of two copies of a film are of one vertebra
 COPIED = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Kinds of picture that every reader of YOLO data sets displays alike; others become PNG."""
 
@@ -204,6 +206,7 @@ def _check(job: tuple[Drawn, dict[str, str]]) -> Checked | Refusal:
     height, width = picture.shape
     digest = hashlib.sha256(np.round(picture * 255).astype(np.uint8).tobytes() + bytes([width % 256])).digest()
     notes = [Refusal(name, problem, "note") for problem in drawn.problems]
+    notes += [Refusal(name, problem, "outline left out") for problem in drawn.left_out]
     if drawn.shift:
         notes.append(Refusal(name, f"names moved by {drawn.shift:+d}", "note"))
     found = Checked(drawn, width, height, fingerprint(picture), digest, [], 0, notes)
@@ -227,7 +230,19 @@ def _check(job: tuple[Drawn, dict[str, str]]) -> Checked | Refusal:
         found.notes += [Refusal(name, f"{level}: {change}", "outline mended") for change in mended.changes]
         found.boxes += outline.box
         _add(found, level, mended.corners_px / sides, name)
+    found.notes += [Refusal(name, f"{upper} lies below {lower}", "note") for upper, lower in _upside_down(found)]
     return found
+
+
+def _upside_down(found: Checked) -> list[tuple[str, str]]:
+    """Return neighbours of a film that stands whose names say the opposite of where they lie."""
+    sides = np.array([found.width_px, found.height_px])
+    levels = sorted(found.outlines, key=lambda outline: LEVELS.index(outline[0]))
+    centres = np.array([corners.mean(axis=0) * sides for _, corners in levels]).reshape(-1, 2)
+    if len(centres) < 2 or np.ptp(centres[:, 0]) > np.ptp(centres[:, 1]):
+        return []
+    falls = np.flatnonzero(np.diff(centres[:, 1]) < 0)
+    return [(levels[k][0], levels[k + 1][0]) for k in falls if levels[k][0] != levels[k + 1][0]]
 
 
 def _add(found: Checked, level: str, corners: np.ndarray, name: str) -> None:
@@ -242,7 +257,10 @@ def _add(found: Checked, level: str, corners: np.ndarray, name: str) -> None:
 
 
 def _leave_out_copies(films: dict[str, Checked], merged: Merged) -> None:
-    """Of films that are equal pixel by pixel keep one: the one held out, or the one with most outlines."""
+    """Of films that are equal pixel by pixel keep one: the one held out, or the one with most outlines.
+
+    It has the others' outlines too, of levels that it lacks and where it has none.
+    """
     same: dict[bytes, list[str]] = {}
     for name, film in films.items():
         same.setdefault(film.digest, []).append(name)
@@ -250,8 +268,27 @@ def _leave_out_copies(films: dict[str, Checked], merged: Merged) -> None:
         best = max(names, key=lambda n: (films[n].drawn.part in ("validation", "test"), len(films[n].outlines)))
         for name in names:
             if name != best:
-                what = f"is {films[best].drawn.image.name} again, pixel by pixel"
-                merged.refusals.append(Refusal(films.pop(name).drawn.image.name, what, "film left out"))
+                copy = films.pop(name)
+                twins = f"{copy.drawn.image} is {films[best].drawn.image} again, pixel by pixel"
+                what = twins + _unite(films[best], copy)
+                merged.refusals.append(Refusal(copy.drawn.image.name, what, "film left out"))
+
+
+def _unite(kept: Checked, copy: Checked) -> str:
+    """Give a film the outlines that only its copy has; say in words which it got, and which contradict its own."""
+    own = {level for level, _ in kept.outlines}
+    boxes = np.array([[*c.min(axis=0), *c.max(axis=0)] for _, c in kept.outlines], np.float32).reshape(-1, 4)
+    added, lost = [], []
+    for level, corners in copy.outlines:
+        box = np.array([[*corners.min(axis=0), *corners.max(axis=0)]], np.float32)
+        overlap = iou_matrix(box, boxes).max(initial=0)
+        if level not in own and overlap < SAME_PLACE:
+            kept.outlines.append((level, corners))
+            added.append(level)
+        elif overlap < SAME_PLACE or level not in own:
+            lost.append(level)
+    words = f"; its {' '.join(added)} joined" if added else ""
+    return words + (f"; its {' '.join(lost)} contradict and are left out" if lost else "")
 
 
 def _parts(

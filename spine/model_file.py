@@ -65,6 +65,8 @@ class ModelFile(NameTrust):
     size_px: PositiveInt
     operating_points: dict[str, OperatingPoint] = Field(min_length=1)
     """By name; ``default`` is used where none is asked for."""
+    untrained: tuple[str, ...] = ()
+    """Levels that no labelled film showed in training: a film with such names bears a finding."""
     second_look: SecondLook | None = None
     """None where films are looked at once."""
 

@@ -43,6 +43,8 @@ LookAgain: TypeAlias = Literal["unsure", "always", "never"]
 COMPILED_SHAPES = 8  # films of a clinic have few shapes; each costs some 60 MB
 FEWEST = 4
 """Vertebrae that a film should show for their order to say something."""
+UNSURE = 0.5  # half of a film's names are more likely wrong than right
+FAR = 2.5  # steps from one vertebra to the next; the longest lumbar step is some one and a half of the median
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,9 @@ class Predictor:
         with stage("names"):
             width_px, height_px = letterbox.width_px, letterbox.height_px
             result = named(sure, width_px, height_px, trust.neighbour, trust.score_weight, trust.temperature)
+        if unknown := [name for name in result.level_names if name in self.file.untrained]:
+            note = f"{' '.join(unknown)}: the model was not trained on labelled films of these levels"
+            result = replace(result, findings=(*result.findings, note))
         return Look(everything, sure, result)
 
     def candidates(self, image: Image, point: OperatingPoint | None = None, *, mirrored: bool = False) -> Candidates:
@@ -258,15 +263,16 @@ def named(
     """
     naming = ordered(candidates, width_px, height_px, neighbour, score_weight)
     kept, labels = vertebrae_of(naming)
+    sure = tempered(naming.posteriors[kept], temperature)[np.arange(len(kept)), labels].astype(np.float32)
     return SpineResult(
         candidates.boxes_px[kept],
-        tempered(naming.posteriors[kept], temperature)[np.arange(len(kept)), labels].astype(np.float32),
+        sure,
         labels,
         dict(enumerate(LEVELS)),
         width_px,
         height_px,
         tuple(candidates.polygons_px[k] for k in kept),
-        _findings(naming),
+        (*_findings(naming, lying=width_px > height_px), *_doubts(labels, sure, candidates.centres_px[kept])),
         raw_labels=tuple(naming.raw_labels[k] for k in kept),
         detector_scores=candidates.confidences[kept],
         masks=tuple(candidates.masks[k] for k in kept),
@@ -308,20 +314,38 @@ def tempered(posteriors: Float64[np.ndarray, "n 24"], temperature: float) -> Flo
     return np.asarray((powers / np.maximum(powers.sum(axis=1, keepdims=True), 1e-300))[:, :-1])
 
 
-def _findings(naming: Naming) -> tuple[str, ...]:
+def _findings(naming: Naming, *, lying: bool) -> tuple[str, ...]:
     """What a person should know of this film."""
     vertebrae = sum(label is not None for label in naming.labels)
+    turn = "; a film that lies on its side must be turned first" if lying else ""
     if not vertebrae:
-        return ("no vertebra found",)
+        return (f"no vertebra found{turn}",)
     found = []
     if vertebrae < FEWEST:
-        found.append(f"fewer than {FEWEST} vertebrae: their order says little, so the names are unsure")
+        found.append(f"fewer than {FEWEST} vertebrae: their order says little, so the names are unsure{turn}")
     found += _left_out(naming)
     if naming.missing:
         found.append("not found: " + ", ".join(gone.label for gone in naming.missing))
     words = {"T11": "T11 may be the last thoracic vertebra", "T13": "there may be a T13", "L6": "there may be an L6"}
     found += [f"{words[name]} (probability {value:.2f})" for name, value in naming.odd.items() if value >= 0.5]
     return tuple(found)
+
+
+def _doubts(
+    labels: Int64[np.ndarray, " n"], sure: Float32[np.ndarray, " n"], centres_px: Float32[np.ndarray, "n 2"]
+) -> list[str]:
+    """Say where the names of a film as a whole, or on one side of a gap, are not to be relied on."""
+    if len(labels) < FEWEST:
+        return []
+    found = []
+    if np.median(sure) < UNSURE:
+        found.append(f"names are unsure ({sure.min():.2f} to {sure.max():.2f}): all of them may be off together")
+    steps = np.hypot(*np.diff(centres_px, axis=0).T)
+    usual = np.median(steps / np.diff(labels))
+    for k in np.flatnonzero((steps > FAR * usual) & (np.diff(labels) == 1)):
+        upper, lower = LEVELS[labels[k]], LEVELS[labels[k + 1]]
+        found.append(f"{upper} and {lower} lie {steps[k] / usual:.1f} steps apart: levels between may be missing")
+    return found
 
 
 def _left_out(naming: Naming) -> list[str]:

@@ -51,6 +51,9 @@ class Drawn:
     shift: int | None = 0
     """Levels by which all names are to move, down where positive; None where nobody knows the right ones."""
     problems: list[str] = field(default_factory=list)
+    """What is worth a note."""
+    left_out: list[str] = field(default_factory=list)
+    """Outlines that cannot be used, and why."""
 
 
 def read_source(path: Path) -> list[Drawn]:
@@ -131,7 +134,7 @@ def _yolo_film(image: Path, names: Mapping[int, str], part: str) -> Drawn:
         try:
             film.outlines.append(_yolo_outline(line, names))
         except ValueError as error:
-            film.problems.append(f"label line {number}: {error}")
+            film.left_out.append(f"label line {number}: {error}")
     return film
 
 
@@ -209,14 +212,20 @@ def _coco(path: Path, content: dict[str, Any]) -> list[Drawn]:
         films[entry["id"]] = Drawn(_beside(path.parent, str(entry["file_name"])), part=part)
     for entry in content["annotations"]:
         film, pieces = films[entry["image_id"]], entry.get("segmentation")
-        name = names[entry["category_id"]]
-        if isinstance(pieces, dict):
-            film.problems.append(f"{name}: a run-length mask is no outline; export polygons")
-        elif pieces:
+        name = names.get(entry["category_id"])
+        if name is None:
+            film.left_out.append(f"annotation {entry.get('id', '?')}: no category {entry['category_id']} in categories")
+        elif isinstance(pieces, list) and pieces:
             points = [np.array(piece, np.float64).reshape(-1, 2) for piece in pieces]
             film.outlines.append(Outline(name, max(points, key=lambda one: float(np.ptp(one, 0).prod())), shares=False))
-        else:
+            if len(pieces) > 1:
+                film.problems.append(f"{name}: of {len(pieces)} pieces the largest is taken")
+        elif entry.get("bbox"):
             film.outlines.append(Outline(name, _rectangle(*map(float, entry["bbox"])), shares=False, box=True))
+            if pieces:
+                film.problems.append(f"{name}: a run-length mask is no outline, its box is taken; export polygons")
+        else:
+            film.left_out.append(f"{name}: has neither polygon nor box; export polygons")
     return list(films.values())
 
 

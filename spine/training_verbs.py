@@ -218,6 +218,7 @@ def export(
     out: Path,
     int8: Flag = False,
     provenance: str = "",
+    untrained: tuple[str, ...] = (),
     voice: Quiet = Voice(),
 ) -> Answer:
     """Turn a run into one ONNX file, if it computes what torch does; with --int8 the quantised twin as well.
@@ -227,10 +228,17 @@ def export(
         out: the ONNX file; with --int8 name it NAME-int8.onnx, float32 goes to NAME.onnx.
         int8: quantise, if the loss in average precision and right names stays within the gate.
         provenance: where the training data came from, for the model's metadata.
+        untrained: levels that no labelled film showed, such as C1 C2; films with such names bear a finding.
         voice: how to speak.
     """
+    from shared.runtime import read_metadata
+    from spine.config import LEVELS
     from spine.export import export_run
 
-    export_run(run, out, int8=int8, provenance=provenance)
+    if wrong := [level for level in untrained if level not in LEVELS]:
+        raise SetupError(f"--untrained {' '.join(wrong)}: no such level; give C1 to C7, T1 to T12, L1 to L5")
+    export_run(run, out, int8=int8, provenance=provenance, metadata={"untrained": list(untrained)})
     voice.say(f"wrote {out}")
+    if int8 and not read_metadata(out)["int8_gate"]["fp32"]:
+        voice.say("float32 scores 0 on the films held out, so the INT8 gate says nothing: train longer")
     return Answer({"model": out})

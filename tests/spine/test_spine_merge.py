@@ -113,7 +113,43 @@ def test_coco_polygons_pieces_boxes_and_masks(tmp_path):
     np.testing.assert_allclose(outline * [96, 160], np.array(square).reshape(-1, 2), atol=1e-3)
     _, (outline,) = read_labels(found.out / rows["y.png"]["label"])
     np.testing.assert_allclose(outline.min(0) * [96, 160], [10, 20], atol=1e-3)
-    assert any("run-length" in refusal.what for refusal in found.refusals)
+    said = {(refusal.film, refusal.what, refusal.done) for refusal in found.refusals}
+    assert ("x.png", "L1: of 2 pieces the largest is taken", "note") in said
+    assert ("y.png", "L1: has neither polygon nor box; export polygons", "outline left out") in said
+
+
+def test_one_bad_annotation_stops_no_merge_and_a_run_length_mask_gives_its_box(tmp_path):
+    source = coco(tmp_path / "train", {
+        "x.png": [{"category_id": 3, "bbox": [10, 20, 30, 40], "segmentation": {"counts": "x"}},
+                  {"category_id": 99, "bbox": [0, 0, 9, 9]}],
+    })  # fmt: skip
+    found = merge([source], tmp_path / "out", workers=1)
+    (row,) = merged_table(found.out)
+    _, (outline,) = read_labels(found.out / row["label"])
+    np.testing.assert_allclose(outline.min(0) * [96, 160], [10, 20], atol=1e-3)
+    said = {refusal.what: refusal.done for refusal in found.refusals}
+    assert said["annotation 1: no category 99 in categories"] == "outline left out"
+    assert said["L1: a run-length mask is no outline, its box is taken; export polygons"] == "note"
+
+
+def test_copies_of_a_film_with_other_levels_are_united_and_contradictions_told(tmp_path):
+    upper = "0.3 0.1 0.7 0.1 0.7 0.18 0.3 0.18"
+    neck = export(tmp_path / "neck", ["C7", "T1"], {"train/f.png": (film(1), f"0 {upper}\n1 {SQUARE}")})
+    chest = export(tmp_path / "chest", ["T2", "T3"],
+                   {"train/f.png": (film(1), f"0 0.3 0.7 0.7 0.7 0.7 0.8 0.3 0.8\n1 {SQUARE}")})  # fmt: skip
+    found = merge([neck, chest], tmp_path / "out", workers=1)
+    (row,) = merged_table(found.out)
+    assert row["levels"] == "C7 T1 T2"
+    (said,) = [refusal for refusal in found.refusals if refusal.done == "film left out"]
+    assert said.what.startswith(str(chest))
+    assert "again, pixel by pixel; its T2 joined; its T3 contradict and are left out" in said.what
+
+
+def test_names_that_stand_upside_down_are_told(tmp_path):
+    source = export(tmp_path / "a", ["L5", "L1"],
+                    {"train/f.png": (film(1), f"0 0.3 0.1 0.7 0.1 0.7 0.18 0.3 0.18\n1 {SQUARE}")})  # fmt: skip
+    found = merge([source], tmp_path / "out", workers=1)
+    assert "L1 lies below L5" in [refusal.what for refusal in found.refusals]
 
 
 def test_corners_by_level(tmp_path):

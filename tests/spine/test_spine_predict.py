@@ -25,10 +25,12 @@ from shared.runtime import read_metadata
 from spine.config import LEVELS
 from spine.model_file import OperatingPoint
 from spine.order import Naming
-from spine.predict import Predictor, _left_out
+from spine.predict import Predictor, _doubts, _findings, _left_out
 from spine.preprocess import Letterbox
 
 NAMES = ("T10", "T11", "T12", "L1", "L2", "L3")
+UNSURE = np.full((6, 24), 0.01)
+UNSURE[range(6), SPINE_LEVELS] = UNSURE[range(6), np.add(SPINE_LEVELS, 1)] = 0.3  # T10 to L3, or one down
 
 
 @pytest.fixture
@@ -79,6 +81,34 @@ def test_a_gap_is_a_missing_level_where_it_ought_to_be(predictor, film):
 def test_few_vertebrae_are_a_finding(predictor, film):
     found = finds(predictor, SPINE_BOXES[:3], SPINE_LEVELS[:3])(film)
     assert found.findings == ("fewer than 4 vertebrae: their order says little, so the names are unsure",)
+
+
+def test_unsure_names_are_a_finding(predictor, film):
+    assert finds(predictor, scores=UNSURE)(film).findings == ()  # 0.58: rather right than wrong
+    (said,) = finds(predictor, scores=np.full((6, 24), 0.3))(film).findings
+    assert said == "names are unsure (0.17 to 0.17): all of them may be off together"
+
+
+def test_a_gap_between_neighbours_is_a_finding():
+    labels, sure = np.arange(8, 14), np.full(6, 0.9, np.float32)
+    centres = np.array([[0, y] for y in (0, 50, 100, 150, 290, 340)], np.float32)
+    assert _doubts(labels, sure, centres) == ["T5 and T6 lie 2.8 steps apart: levels between may be missing"]
+    assert _doubts(np.array([8, 9, 10, 11, 14, 15]), sure, centres) == []  # two names left out for two vertebrae
+    assert _doubts(labels, sure, np.array([[0, y * (50 + 4 * y)] for y in range(6)], np.float32)) == []
+
+
+def test_a_wide_film_with_next_to_nothing_on_it_may_lie_on_its_side():
+    naming = Naming(("T1",), np.ones(1), np.zeros((1, 24)), ("T1",), (), (), {}, np.array([0]))
+    assert _findings(naming, lying=True)[0].endswith("a film that lies on its side must be turned first")
+    assert "side" not in _findings(naming, lying=False)[0]
+
+
+def test_levels_that_no_labelled_film_showed_are_a_finding(tmp_path, film):
+    model = tmp_path / "spine.onnx"
+    shutil.copy(tiny_model(), model)
+    update_metadata(model, {"untrained": ["C1", "T11", "L3"]})
+    (said,) = finds(Predictor(model, "cpu"))(film).findings
+    assert said == "T11 L3: the model was not trained on labelled films of these levels"
 
 
 def test_a_likely_vertebra_without_a_name_is_a_finding():
@@ -132,10 +162,6 @@ def test_a_broken_film_is_named(predictor, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png: is no picture"):
         predictor(tmp_path / "broken.png")
-
-
-UNSURE = np.full((6, 24), 0.01)
-UNSURE[range(6), SPINE_LEVELS] = UNSURE[range(6), np.add(SPINE_LEVELS, 1)] = 0.3  # T10 to L3, or one down
 
 
 def looking_twice(folder, **options):
