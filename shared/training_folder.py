@@ -19,6 +19,7 @@ from shared.io.atomic import whole
 
 Record = dict[str, Any]
 SAVE_EVERY_S = 600.0  # so much of a long epoch may be lost to a crash
+OTHER_SCORES = ("precision", "recall", "map50", "map50_95")
 LOSS, SCORE, BEST = "#4477aa", "#ee6677", "#555555"
 
 
@@ -94,19 +95,30 @@ def best_of(history: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, A
     return max(scored, key=lambda record: float(record[metric]), default=None)
 
 
+def _drawn(record: Mapping[str, Any], name: str) -> float:
+    value = record.get(name)
+    return math.nan if value is None else float(value)
+
+
 def draw_curves(history: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
-    """Draw loss and validation score against epochs; the best epoch is marked."""
+    """Draw loss and validation score, thinly their parts and other scores beside them; the best epoch is marked."""
     epochs = [record["epoch"] for record in history]
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
     marker = "o" if len(history) < 40 else ""
-    for axes, name, label, colour in (
-        (upper, "loss", "training loss", LOSS),
-        (lower, metric, f"validation {metric}", SCORE),
+    losses = [name for name in history[-1] if name.endswith("_loss") and any(record.get(name) for record in history)]
+    others = [name for name in history[-1] if name != metric and name.endswith(OTHER_SCORES)]
+    for axes, name, parts, label, colour in (
+        (upper, "loss", losses, "training loss", LOSS),
+        (lower, metric, others, f"validation {metric}", SCORE),
     ):
-        values = [math.nan if record[name] is None else record[name] for record in history]
-        axes.plot(epochs, values, color=colour, marker=marker, markersize=4)
+        values = [_drawn(record, name) for record in history]
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=name)
+        for part in parts:
+            axes.plot(epochs, [_drawn(record, part) for record in history], linewidth=0.9, label=part)
+        if parts:
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
