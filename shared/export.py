@@ -113,6 +113,7 @@ def quantise(
     correct_bias: bool = False,
     mean_range: bool = False,
     float_first: int = 0,
+    prepare: Callable[[Path], None] = lambda path: None,
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
@@ -131,6 +132,7 @@ def quantise(
             every input shows, but what few reach is clipped (a lumen is a thousandth of a window).
         float_first: so many first convolutions stay in float32: few operations, and what they round away all later
             ones lack.
+        prepare: called with the INT8 file before it is scored, to write into its metadata what holds for it alone.
 
     Returns:
         The two scores.
@@ -164,12 +166,13 @@ def quantise(
         )
     with whole(out) as aside:
         _save(quantised, aside, metadata | {"precision": "int8"})
+        prepare(aside)
         scores = {"fp32": score(source), "int8": score(aside)}
         if not scores["int8"] >= scores["fp32"] - allowed_loss:
             raise GateError(
                 f"{out}: INT8 scores {scores['int8']:.4f}, float32 {scores['fp32']:.4f}; nothing was written"
             )
-        _save(quantised, aside, metadata | {"precision": "int8", "int8_gate": scores})
+        update_metadata(aside, {"int8_gate": scores})
     return scores
 
 

@@ -96,12 +96,13 @@ def export_run(
             correct_bias=True,
             mean_range=True,
             float_first=FLOAT_FIRST,
+            prepare=lambda path: _point(path, held),
         )
     return out
 
 
 def _point(model: Path, films: Sequence[Film]) -> None:
-    """Choose how a model's candidates are to be taken, and write it into its file; the INT8 twin has it from there."""
+    """Choose how a model's candidates are to be taken, and write it into its file: rounded scores are others."""
     from spine.tuning import choose
 
     predictor = Predictor(model, "cpu")
