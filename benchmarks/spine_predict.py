@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "spine")
     parser.add_argument("--run", type=Path, help="a run folder whose best weights are taken; random ones if left out")
+    parser.add_argument("--model", type=Path, help="an exported file, timed as it is, second looks and all")
     parser.add_argument("--films", type=Path, help="a folder of films; phantoms if left out")
     parser.add_argument("--count", type=int, default=20, help="films to time and compare, one by one")
     parser.add_argument("--small", action="store_true", help="three films, a folder of six")
@@ -62,6 +63,8 @@ def main() -> None:
     point = OperatingPoint(confidence=0.1 if options.run else middling(network, films), iou=IOU)
     fp32, int8 = make_models(network, films, options.out)
     ours = {name: Predictor(path, "cpu", operating_point=point) for name, path in (("fp32", fp32), ("INT8", int8))}
+    if options.model:
+        ours["as exported"] = Predictor(options.model, "cpu")
     theirs = ultralytics_model(network)
 
     result: dict[str, Any] = {
@@ -267,8 +270,9 @@ def tell(result: dict[str, Any], films: int) -> None:
     print(f"{result['engine']}, {result['threads']} threads; the network alone at 640 x 288: {alone}")
     for key, unit, what in (("film_ms", "ms", f"a film, median of {films}"), ("folder_s", "s", "the folder")):
         reference = result[key]["ultralytics"]
-        for name in ("fp32", "INT8"):
-            value = result[key][name]
+        for name, value in result[key].items():
+            if name == "ultralytics":
+                continue
             print(f"{what}: theirs {reference:.1f} {unit}, ours {name} {value:.1f} {unit}: {reference / value:.2f}x")
     found = result["agreement"]
     print(
