@@ -231,6 +231,11 @@ class Predictor:
             outputs = with_mirrored(outputs, self._outputs(_mirror(pixels)), letterbox)
         return decode(outputs, letterbox, point.confidence, point.iou)
 
+    def named(self, candidates: Candidates, width_px: int, height_px: int) -> SpineResult:
+        """Name the candidates of one view of a film, as this network's scores are to be taken."""
+        file = self.file
+        return named(candidates, width_px, height_px, file.neighbour, file.score_weight, file.temperature)
+
     def _preprocess(
         self, film: Radiograph, stage: Stage = lambda name: nullcontext()
     ) -> tuple[Float32[np.ndarray, "1 3 y x"], Letterbox]:
