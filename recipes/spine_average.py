@@ -3,7 +3,7 @@
     uv run python recipes/spine_average.py runs/spine/lite-read2 runs/spine/lite-read3 --out runs/spine/lite-mean
 
 Each run's moving average is taken. Weights that were trained on from one another lie in one valley of the loss, and
-their mean does better than either without costing anything in prediction (Wortsman et al. 2022, Model soups, ICML;
+their mean may do better than either without costing anything in prediction (Wortsman et al. 2022, Model soups, ICML;
 Izmailov et al. 2018, Averaging weights leads to wider optima, UAI). Films and settings are those of the last run.
 """
 

@@ -60,8 +60,7 @@ def predict(
         operating_point: which of the model's: default, reference or reference-f1.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
-        second_look: which films are looked at again, mirrored (test-time augmentation): those with unsure names, all of
-            them, or none.
+        second_look: look at a film again, mirrored (test-time augmentation): if its names are unsure, always or never.
         overwrite: do again what is done.
         threads: CPU threads; 0 leaves it to the engine.
         voice: how to speak.

@@ -187,6 +187,8 @@ class Predictor:
     def look(self, image: Image, least: float | None = None, *, stage: Stage = lambda name: nullcontext()) -> Look:
         """Find and name the vertebrae of one film, and return what may be one from the confidence ``least`` on too.
 
+        Where `second_look` says so all of it is of the mean of both views.
+
         Raises:
             InputError: the film cannot be used.
         """

@@ -174,8 +174,7 @@ def evaluate(
         operating_point: which of the model's: default, reference or reference-f1.
         confidence: what a candidate's best score must exceed, instead of the operating point's.
         iou: overlap from which on two candidates are one, instead of the operating point's.
-        second_look: which films are looked at again, mirrored (test-time augmentation): those with unsure names, all of
-            them, or none.
+        second_look: look at a film again, mirrored (test-time augmentation): if its names are unsure, always or never.
         out: folder for the scores; runs/spine/evaluate if left out.
         device: where the network runs.
         record: write the means into the model file, whose card then shows them.
