@@ -40,7 +40,6 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[Any]]
 Precision: TypeAlias = Literal["auto", "fp32", "int8"]
 LookAgain: TypeAlias = Literal["unsure", "always", "never"]
 
-COMPILED_SHAPES = 8  # films of a clinic have few shapes; each costs some 60 MB
 FEWEST = 4
 """Vertebrae that a film should show for their order to say something."""
 UNSURE = 0.5  # half of a film's names are more likely wrong than right
@@ -135,7 +134,7 @@ class Predictor:
         path = choose_model("spine", precision, device, None if model is None else Path(model))
         self.file = read_model_file(path)
         self.operating_point = find_point(path, self.file, operating_point)
-        self.session = Session(path, device, engine, threads, shapes=COMPILED_SHAPES)
+        self.session = Session(path, device, engine, threads, any_size=True)
         if precision not in ("auto", self.precision):
             raise SetupError(f"{path}: is {self.precision}, not {precision}; give the other file, or auto")
         if second_look == "always" and self.file.second_look is None:

@@ -47,7 +47,7 @@ def test_threads_whose_number_is_given_are_not_pinned(model):
     """Pinned, two processes of one thread each shared one processor: docs/decisions/0010-service-processes.md."""
     session = Session(model, "cpu", "openvino", threads=1)
     session(np.zeros((1, 1, 2, 3, 4), np.float32))
-    (request,) = session._engine._requests.values()
+    request = session._engine._request
     compiled = request.get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
@@ -78,15 +78,16 @@ def test_every_output_comes_in_the_files_order(tmp_path, engine):
     np.testing.assert_array_equal(session(image), first)
 
 
-def test_the_last_shapes_stay_compiled(model, monkeypatch):
-    session = Session(model, "cpu", "openvino", shapes=2)
+@pytest.mark.parametrize(("any_size", "wanted"), [(False, [3, 4, 3]), (True, [None])])
+def test_the_network_is_compiled_for_each_size_or_once_for_all(model, monkeypatch, any_size, wanted):
+    session = Session(model, "cpu", "openvino", any_size=any_size)
     compiled = []
     make = session._engine._compile
-    monkeypatch.setattr(session._engine, "_compile", lambda shape: compiled.append(shape[-1]) or make(shape))
-    for width in (3, 4, 3, 4, 5, 4, 3):
-        image = np.full((1, 1, 2, 2, width), -1, np.float32)
-        assert session(image).shape == image.shape
-    assert compiled == [3, 4, 5, 3]  # of 3, 4 and 5 the one used longest ago made room
+    monkeypatch.setattr(session._engine, "_compile", lambda s: compiled.append(s and s[-1]) or make(s))
+    for width in (3, 4, 4, 3):
+        image = np.random.default_rng(width).normal(size=(1, 1, 2, 2, width)).astype(np.float32)
+        np.testing.assert_array_equal(session(image), np.maximum(image, 0))
+    assert compiled == wanted
 
 
 def test_metadata_is_read_without_an_engine(model):
