@@ -24,7 +24,7 @@ from torch import nn
 
 from shared.errors import SkiagramError
 from shared.io.atomic import whole
-from shared.onnx_graph import divide_convolutions, split_concatenations
+from shared.onnx_graph import behind_pyramids, divide_convolutions, split_concatenations, sums_of_convolutions
 from shared.runtime import METADATA_KEY, EngineName, Session, read_metadata
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,9 @@ def quantise(
 ) -> dict[str, float]:
     """Make the INT8 twin of an ONNX file (QDQ nodes, by NNCF), if its score stays within the gate.
 
-    Convolutions of a concatenation, and those whose channels are split, become one for each part first (see
-    ``shared.onnx_graph``): each part then has its own scale, and OpenVINO computes what ONNX Runtime does.
+    Convolutions of a concatenation, and those whose channels are split, become one for each part first, and those
+    behind a pyramid of pools stay in float32 (see ``shared.onnx_graph``): OpenVINO then computes what ONNX Runtime
+    does. Sums of such parts are not rounded once more.
 
     Args:
         source: the float32 file that ``export_onnx`` wrote.
@@ -156,7 +157,7 @@ def quantise(
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=first),
+            ignored_scope=nncf.IgnoredScope(names=[*first, *behind_pyramids(proto), *sums_of_convolutions(proto)]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=(
                     RangeEstimatorParameters() if mean_range else RangeEstimatorParametersSet.MINMAX

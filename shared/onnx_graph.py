@@ -77,6 +77,31 @@ def divide_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
+def behind_pyramids(proto: onnx.ModelProto) -> list[str]:
+    """Name the convolutions that read a pool of a pyramid: max pools one behind another, each of them read.
+
+    OpenVINO 2026.4 computes something else where such pools are quantised, if only in networks of some size.
+    """
+    made_by = {output: node for node in proto.graph.node for output in node.output}
+    pools = {node.output[0]: node for node in proto.graph.node if node.op_type == "MaxPool"}
+    follows = {name: node.input[0] for name, node in pools.items() if node.input[0] in pools}
+    pyramid = {*follows, *follows.values()}
+    return [node.name for node in made_by.values() if node.op_type == "Conv" and node.input[0] in pyramid]
+
+
+def sums_of_convolutions(proto: onnx.ModelProto) -> list[str]:
+    """Name the additions whose terms are convolutions alone, such as those of `split_concatenations`."""
+    made: set[str] = set()
+    names = []
+    for node in proto.graph.node:
+        if node.op_type == "Add" and made.issuperset(node.input):
+            names.append(node.name)
+        elif node.op_type != "Conv":
+            continue
+        made.update(node.output)
+    return names
+
+
 def _convolution_of(split: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
     """Give the convolution that a Split's input comes from, itself or through SiLU: x times the logistic of x."""
     node = made_by.get(split.input[0])

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.onnx_graph import divide_convolutions, split_concatenations
+from shared.onnx_graph import behind_pyramids, divide_convolutions, split_concatenations, sums_of_convolutions
 
 
 def two_branches(axis: int = 1, bias: bool = True) -> onnx.ModelProto:
@@ -88,3 +88,22 @@ def test_a_convolution_whose_channels_are_split_becomes_one_for_each_part(activa
 def test_what_is_split_along_another_axis_stays():
     before = one_split(True, (2, 4), axis=2)
     assert divide_convolutions(before).graph == before.graph
+
+
+def test_convolutions_behind_a_pyramid_of_pools_are_named():
+    def pool(given, made):
+        return helper.make_node("MaxPool", [given], [made], made, kernel_shape=[5, 5], pads=[2] * 4)
+
+    def conv(given):
+        return helper.make_node("Conv", [given, "w"], [f"of_{given}"], f"conv_{given}")
+
+    nodes = [pool("x", "a"), pool("a", "b"), pool("b", "c"), conv("x"), conv("a"), conv("b"), conv("c")]
+    nodes += [pool("of_x", "alone"), conv("alone")]
+    graph = helper.make_graph(nodes, "g", [], [])
+    assert behind_pyramids(helper.make_model(graph)) == ["conv_a", "conv_b", "conv_c"]
+
+
+def test_sums_of_convolutions_are_named_and_other_additions_not():
+    parts = split_concatenations(two_branches())
+    parts.graph.node.append(helper.make_node("Add", ["y", "x"], ["z"], "residual"))
+    assert sums_of_convolutions(parts) == ["conv.sum1", "conv.sum2"]
