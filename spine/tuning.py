@@ -14,6 +14,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from shared.io.radiograph import read_radiograph
 from spine.cases import Film
@@ -37,7 +38,8 @@ class Trust(NamedTuple):
 
 USUAL = Trust(ClassScores.neighbour[1], ClassScores.weight)
 """Kept unless another does better."""
-TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)))
+NEIGHBOURS, WEIGHTS = (0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)
+TRUSTS = tuple(Trust(*one) for one in product(NEIGHBOURS, WEIGHTS))
 TEMPERATURES = tuple(np.geomspace(1, 20, 60).round(2).tolist())
 UNLIKELIEST = 1e-6  # no name counts as less likely, or one film would decide on the temperature
 SAME = 0.002
@@ -94,8 +96,7 @@ def choose(
         on_case(number, film.image.name)
     shares = shares_right(tried, USUAL)
     alone = (best(shares),)
-    found = {one: shares_right(tried, one, alone)[alone[0]] + SAME * (one == USUAL) for one in TRUSTS}
-    trust = max(found, key=found.__getitem__)
+    trust = steadiest({one: shares_right(tried, one, alone)[alone[0]] for one in TRUSTS})
     if trust != USUAL:
         shares = shares_right(tried, trust)
     confidence = best(shares)
@@ -134,6 +135,13 @@ def likeliest_temperature(films: Sequence[Tried], trust: Trust, confidence: floa
         sure = tempered(np.concatenate(rows), temperature)[np.arange(len(names)), names]
         losses.append(-np.log(np.maximum(np.where(was_right, sure, 1 - sure), UNLIKELIEST)).sum())
     return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def steadiest(shares: Mapping[Trust, float]) -> Trust:
+    """Return which of `TRUSTS` does best on the mean with those around it: a peak of its own is a film or two."""
+    table = np.array([shares[one] for one in TRUSTS]).reshape(len(NEIGHBOURS), len(WEIGHTS))
+    around = uniform_filter(table, 3, mode="nearest").ravel() + SAME * np.array([one == USUAL for one in TRUSTS])
+    return TRUSTS[int(around.argmax())]
 
 
 def best(shares: Mapping[float, float]) -> float:

@@ -14,7 +14,18 @@ from spine.masks import mask_of
 from spine.model_file import OperatingPoint
 from spine.predict import Predictor, named, tempered
 from spine.scoring import Named
-from spine.tuning import CONFIDENCES, USUAL, Tried, best, choose, likeliest_temperature, shares_right
+from spine.tuning import (
+    CONFIDENCES,
+    TRUSTS,
+    USUAL,
+    Tried,
+    Trust,
+    best,
+    choose,
+    likeliest_temperature,
+    shares_right,
+    steadiest,
+)
 
 
 def candidates(boxes, levels, sure):
@@ -63,6 +74,14 @@ def test_how_far_names_are_trusted_is_the_models_own(trusting, doubting):
     sure, unsure = (named(given, WIDTH_PX, HEIGHT_PX, *how) for how in (trusting, doubting))
     assert sure.labels.tolist() == SPINE_LEVELS
     assert sure.scores.min() > unsure.scores.min() + 0.01
+
+
+def test_a_trust_that_does_well_among_others_that_do_wins_over_a_peak_of_its_own():
+    assert steadiest(dict.fromkeys(TRUSTS, 0.8)) == USUAL
+    shares = dict.fromkeys(TRUSTS, 0.8)
+    shares |= {Trust(wrong, weight): 0.9 for wrong in (0.06, 0.12, 0.25) for weight in (0.7, 0.5, 0.35)}
+    shares[Trust(0.4, 1.0)] = 0.95
+    assert steadiest(shares) == Trust(0.12, 0.5)
 
 
 @given(arrays(np.float64, (3, 24), elements=st.floats(0, 1 / 24)), st.floats(1, 20))
