@@ -16,15 +16,14 @@ from spine.predict import Predictor, named, tempered
 from spine.scoring import Named
 from spine.tuning import (
     CONFIDENCES,
-    TRUSTS,
     USUAL,
     Tried,
     Trust,
     best,
     choose,
     likeliest_temperature,
+    log_loss,
     shares_right,
-    steadiest,
 )
 
 
@@ -62,7 +61,6 @@ def test_films_are_read_once_and_the_overlap_is_the_models_own(tmp_path):
     chosen = choose(predictor, [Film(image, tmp_path / "film.txt", "val", "one")])
     assert chosen.point.iou == 0.4
     assert chosen.point.confidence in CONFIDENCES
-    assert chosen.trust == USUAL  # all do as well
     assert chosen.shares == pytest.approx(dict.fromkeys(CONFIDENCES, 1.0))
     assert chosen.temperature == 1  # never surer than the order is
 
@@ -76,12 +74,19 @@ def test_how_far_names_are_trusted_is_the_models_own(trusting, doubting):
     assert sure.scores.min() > unsure.scores.min() + 0.01
 
 
-def test_a_trust_that_does_well_among_others_that_do_wins_over_a_peak_of_its_own():
-    assert steadiest(dict.fromkeys(TRUSTS, 0.8)) == USUAL
-    shares = dict.fromkeys(TRUSTS, 0.8)
-    shares |= {Trust(wrong, weight): 0.9 for wrong in (0.06, 0.12, 0.25) for weight in (0.7, 0.5, 0.35)}
-    shares[Trust(0.4, 1.0)] = 0.95
-    assert steadiest(shares) == Trust(0.12, 0.5)
+def test_scores_that_are_a_neighbours_are_trusted_less():
+    """On every other film all scores are those of the level below."""
+    wrong = [level + 1 for level in SPINE_LEVELS]
+    right, shifted = (candidates(SPINE_BOXES, levels, np.full(6, 0.95)) for levels in (SPINE_LEVELS, wrong))
+    truth = Named(SPINE_BOXES, np.array(SPINE_LEVELS))
+    sound, unsound = (
+        [Tried(given, truth, WIDTH_PX, HEIGHT_PX) for given in films] for films in ((right, right), (right, shifted))
+    )
+    doubting, trusting = Trust(0.4, 0.35), Trust(0.03, 1.0)
+    assert log_loss(sound, trusting, 0.1) < log_loss(sound, doubting, 0.1) < log_loss(unsound, doubting, 0.1)
+    assert log_loss([], USUAL, 0.1) == 0
+    nothing = Tried(right.above(0.99), truth, WIDTH_PX, HEIGHT_PX)
+    assert log_loss([nothing], USUAL, 0.1) == 0
 
 
 @given(arrays(np.float64, (3, 24), elements=st.floats(0, 1 / 24)), st.floats(1, 20))
