@@ -6,6 +6,7 @@ depend on how many bits a file had, on what scale, or whether its window was wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,19 @@ def apply_window(values: Grey, center: float, width: float, shape: WindowShape =
     return windowed
 
 
+def percentiles(values: np.ndarray, percents: Sequence[float]) -> list[float]:
+    """Return what ``np.percentile`` does; of 8 and 16 bits without a sign in a fraction of the time, by counting."""
+    if values.dtype not in (np.uint8, np.uint16) or not values.size:
+        return [float(one) for one in np.percentile(values, percents)]
+    up_to = np.cumsum(np.bincount(values.ravel()))
+    found = []
+    for percent in percents:
+        place = percent / 100 * (values.size - 1)
+        below, above = np.searchsorted(up_to, [np.floor(place), np.ceil(place)], side="right")
+        found.append(float(below + (above - below) * (place - np.floor(place))))
+    return found
+
+
 def spread(values: Grey, background: Bool[np.ndarray, "y x"] | None = None, *, inverted: bool = False) -> PictureArray:
     """Spread values linearly to 0..1, or from 1 to 0, ``CLIPPED_PERCENT`` of the pixels clipped at each end.
 
@@ -62,7 +76,7 @@ def spread(values: Grey, background: Bool[np.ndarray, "y x"] | None = None, *, i
     becomes 0 throughout.
     """
     counted = values if background is None else values[~background]
-    low, high = (float(end) for end in np.percentile(counted, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]))
+    low, high = percentiles(counted, (CLIPPED_PERCENT, 100 - CLIPPED_PERCENT))
     if high <= low:  # nearly all of one value: what differs is the picture
         low, high = float(counted.min()), float(counted.max())
     if high <= low:

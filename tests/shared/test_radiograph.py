@@ -16,7 +16,7 @@ from radiograph_factory import dicom, dicom_of, film, lut
 
 from shared.errors import InputError
 from shared.io.radiograph import from_array, is_radiograph, read_radiograph
-from shared.io.windowing import apply_table, apply_window, spread
+from shared.io.windowing import apply_table, apply_window, percentiles, spread
 
 FILM = film()
 GREY = np.round(FILM * 255).astype(np.uint8)
@@ -277,6 +277,15 @@ def test_files_to_read_are_known_by_suffix_or_by_content(tmp_path: Path) -> None
         assert not is_radiograph(tmp_path / name)
     assert not is_radiograph(tmp_path)
     assert not is_radiograph(tmp_path / "missing.png")
+
+
+@given(
+    arrays(st.sampled_from([np.uint8, np.uint16, np.int16, np.float32]), st.integers(1, 300)),
+    st.floats(0, 100, allow_subnormal=False),
+)
+def test_percentiles_are_those_of_numpy(values: np.ndarray, percent: float) -> None:
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    assert percentiles(values, (percent,)) == pytest.approx([np.percentile(values, percent)], rel=1e-6, abs=1e-6)
 
 
 @given(
