@@ -18,7 +18,7 @@ from scipy.special import expit, softmax
 
 from shared.boxes import nms
 from shared.types import Boxes, Polygon
-from spine.masks import Mask, MaskDecoder
+from spine.masks import Coefficients, Mask, MaskDecoder
 from spine.preprocess import Letterbox
 
 OUTPUTS = ("distances", "logits", "coefficients", "prototypes")
@@ -98,15 +98,15 @@ def decode(
     boxes = input_boxes(distances[:, places], places, letterbox)
     kept = nms(boxes, iou, limit)
     film = letterbox.to_film(boxes[kept])
+    own: Coefficients = np.ascontiguousarray(coefficients[:, places[kept]].T)
     decoder = MaskDecoder(prototypes, letterbox)
-    sums = decoder.sums(coefficients[:, places[kept]].T)
-    masks = decoder.masks(film, sums)
+    masks = decoder.masks(film, own)
     shown = np.array([mask.inside.any() for mask in masks], bool)
     return Candidates(
         film[shown],
         scores[kept][shown],
         tuple(mask for mask, there in zip(masks, shown, strict=True) if there),
-        decoder.outlines(film[shown], sums[shown]),
+        decoder.outlines(film[shown], own[shown]),
     )
 
 

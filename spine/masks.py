@@ -23,7 +23,6 @@ MIN_CORNERS = 3
 
 Prototypes = Float32[np.ndarray, "k cell_y cell_x"]
 Coefficients = Float32[np.ndarray, "n k"]
-Sums = Float32[np.ndarray, "n cell_y cell_x"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +53,42 @@ class MaskDecoder:
         self.across = _Axis.of(cells_x, finer, letterbox.left_px, letterbox.inner_width_px, letterbox.width_px)
         self.down = _Axis.of(cells_y, finer, letterbox.top_px, letterbox.inner_height_px, letterbox.height_px)
 
-    def sums(self, coefficients: Coefficients) -> Sums:
-        """Return the sum of the prototypes that each mask is cut from."""
-        return np.tensordot(coefficients, self.prototypes, axes=1)
-
-    def masks(self, boxes_px: Boxes, sums: Sums) -> tuple[Mask, ...]:
+    def masks(self, boxes_px: Boxes, coefficients: Coefficients) -> tuple[Mask, ...]:
         """Return each box's mask: the film's pixels whose top left corner is in the box and whose centre is inside."""
         corners = np.ceil(boxes_px).astype(int)
         columns = self.across.weights(np.arange(self.across.length_px) + 0.5)
         rows = self.down.weights(np.arange(self.down.length_px) + 0.5)
         found = []
-        for (left, top, right, bottom), own in zip(corners, sums, strict=True):
-            inside = _logits(own, rows[top:bottom], columns[left:right]) > 0
+        for (left, top, right, bottom), own in zip(corners, coefficients, strict=True):
+            inside = self._logits(own, rows[top:bottom], columns[left:right]) > 0
             found.append(Mask(int(left), int(top), inside))
         return tuple(found)
 
-    def outlines(self, boxes_px: Boxes, sums: Sums) -> tuple[Polygon, ...]:
+    def outlines(self, boxes_px: Boxes, coefficients: Coefficients) -> tuple[Polygon, ...]:
         """Return each mask's outline, ``x y`` in pixels of the film: its largest piece, holes left out.
 
         It runs where the interpolated sum is 0, to a fraction of a pixel, and along the box where that cuts it. A mask
         that is nowhere gives no corners.
         """
-        return tuple(self._outline(box, own) for box, own in zip(boxes_px, sums, strict=True))
+        return tuple(self._outline(box, own) for box, own in zip(boxes_px, coefficients, strict=True))
 
-    def _outline(self, box_px: Float32[np.ndarray, " 4"], own: Float32[np.ndarray, "cell_y cell_x"]) -> Polygon:
+    def _logits(
+        self, own: Float32[np.ndarray, " k"], rows: Float32[np.ndarray, "y cell_y"],
+        columns: Float32[np.ndarray, "x cell_x"],
+    ) -> Float32[np.ndarray, "y x"]:  # fmt: skip
+        """Interpolate the weighted sum of the prototypes; only the cells that bear on it are summed."""
+        if not len(rows) or not len(columns):
+            return np.zeros((len(rows), len(columns)), np.float32)
+        y, x = _span(rows), _span(columns)
+        part = np.tensordot(own, self.prototypes[:, y, x], axes=1)
+        logits: Float32[np.ndarray, "y x"] = rows[:, y] @ part @ columns[:, x].T
+        return logits
+
+    def _outline(self, box_px: Float32[np.ndarray, " 4"], own: Float32[np.ndarray, " k"]) -> Polygon:
         from skimage.measure import find_contours
 
         x, y = self.across.nodes(box_px[0], box_px[2]), self.down.nodes(box_px[1], box_px[3])
-        logits = _logits(own, self.down.weights(y), self.across.weights(x))
+        logits = self._logits(own, self.down.weights(y), self.across.weights(x))
         # Around the box a frame without any width, outside: so the outline closes along the box's edge.
         framed = np.pad(logits.astype(np.float64), 1, constant_values=min(-1e-6, float(logits.min())))
         pieces = find_contours(framed, 0.0)  # type: ignore[no-untyped-call]
@@ -92,18 +99,6 @@ class MaskDecoder:
         kept = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
         polygon: Polygon = corners[kept]
         return polygon if len(polygon) >= MIN_CORNERS else np.zeros((0, 2), np.float32)
-
-
-def _logits(
-    own: Float32[np.ndarray, "cell_y cell_x"], rows: Float32[np.ndarray, "y cell_y"],
-    columns: Float32[np.ndarray, "x cell_x"],
-) -> Float32[np.ndarray, "y x"]:  # fmt: skip
-    """Interpolate a sum of prototypes; only the cells that bear on it are looked at."""
-    if not len(rows) or not len(columns):
-        return np.zeros((len(rows), len(columns)), np.float32)
-    y, x = _span(rows), _span(columns)
-    logits: Float32[np.ndarray, "y x"] = rows[:, y] @ own[y, x] @ columns[:, x].T
-    return logits
 
 
 @dataclass(frozen=True, slots=True)
