@@ -35,7 +35,7 @@ PARITY_FILMS = 2
 INT8_FILMS = 48
 FLOAT_FIRST = 2  # convolutions; rounded, they alone made most of INT8's error, at a hundredth of the time
 GATE_FILMS = 80
-UNSURE_BELOW = 0.65  # two films of five have a name less sure; looking again at more of them gains next to nothing
+UNSURE_BELOW = 0.65  # one film of five has a name less sure; looking again at all of them gains little more
 
 
 class RawHead(nn.Module):
