@@ -53,26 +53,26 @@ def divide_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
     divided: dict[str, list[onnx.NodeProto]] = {}
     for split in proto.graph.node:
         convolution = _convolution_of(split, made_by) if split.op_type == "Split" else None
-        if convolution is None or convolution.input[1] not in weights or _attribute(split, "axis", 0) != 1:
+        if convolution is None or not weights.keys() >= {*convolution.input[1:]} or _attribute(split, "axis", 0) != 1:
             continue
         weight, group = weights[convolution.input[1]], _attribute(convolution, "group", 1)
         sizes = weights.get(split.input[1]) if len(split.input) > 1 and split.input[1] else None
         if group != 1 or (sizes is None and len(weight) % len(split.output)):
             continue
         ends = np.cumsum(sizes)[:-1] if sizes is not None else len(split.output)
-        parts = [np.split(weights[name], ends) for name in convolution.input[1:] if name in weights]
+        parts = [np.split(weights[name], ends) for name in convolution.input[1:]]
         nodes = []
         for number, target in enumerate(split.output):
-            names = [f"{name}.part{number}.{split.name}" for name in convolution.input[1:]]
+            names = [f"{name}.{target}" for name in convolution.input[1:]]
             out.graph.initializer.extend(
                 numpy_helper.from_array(np.ascontiguousarray(part[number]), name)
                 for part, name in zip(parts, names, strict=True)
             )
             nodes += _with_silu(convolution, names, target, activated=made_by[split.input[0]] is not convolution)
-        divided[split.name] = nodes
+        divided[split.output[0]] = nodes
     del out.graph.node[:]
     for node in proto.graph.node:
-        out.graph.node.extend(divided.get(node.name, [node]) if node.op_type == "Split" else [node])
+        out.graph.node.extend(divided.get(node.output[0], [node]) if node.op_type == "Split" else [node])
     _drop_unused(out)
     return out
 
@@ -106,7 +106,8 @@ def _convolution_of(split: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -
     """Give the convolution that a Split's input comes from, itself or through SiLU: x times the logistic of x."""
     node = made_by.get(split.input[0])
     if node is not None and node.op_type == "Mul":
-        sigmoid = next((made_by[name] for name in node.input if made_by[name].op_type == "Sigmoid"), None)
+        before = [made_by[name] for name in node.input if name in made_by]  # the others are constants
+        sigmoid = next((one for one in before if one.op_type == "Sigmoid"), None)
         node = made_by.get(sigmoid.input[0]) if sigmoid is not None and sigmoid.input[0] in node.input else None
     return node if node is not None and node.op_type == "Conv" else None
 

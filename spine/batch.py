@@ -114,6 +114,7 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
         ],
         "findings": list(found.findings),
         "views": found.views,
+        "candidates_above": found.candidates_above,
         "possible": {name: round(chance, DECIMALS_SCORE) for name, chance in (found.possible or {}).items()},
     }
 

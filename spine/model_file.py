@@ -25,11 +25,13 @@ class OperatingPoint(Config):
     iou: float = Field(gt=0, le=1)
 
     def but(self, confidence: float | None = None, iou: float | None = None) -> OperatingPoint:
-        """Return the point with what is given in place of its own.
+        """Return the point with what is given in place of its own; itself where nothing is.
 
         Raises:
             ValueError: out of range.
         """
+        if confidence is None and iou is None:
+            return self
         return OperatingPoint(
             confidence=self.confidence if confidence is None else confidence, iou=self.iou if iou is None else iou
         )

@@ -38,7 +38,7 @@ class Trust(NamedTuple):
 
 USUAL = Trust(ClassScores.neighbour[1], ClassScores.weight)
 """What the confidence is first looked up with."""
-TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4), (1.0, 0.7, 0.5, 0.35)))
+TRUSTS = tuple(Trust(*one) for one in product((0.03, 0.06, 0.12, 0.25, 0.4, 0.5), (1.0, 0.7, 0.5, 0.35)))
 TEMPERATURES = tuple(np.geomspace(1, 20, 60).round(2).tolist())
 UNLIKELIEST = 1e-6  # no name counts as less likely, or one film would decide on the temperature
 SAME = 0.002

@@ -85,6 +85,28 @@ def test_a_convolution_whose_channels_are_split_becomes_one_for_each_part(activa
     np.testing.assert_allclose(computed(after), computed(before), atol=1e-5)
 
 
+def test_splits_need_no_names_of_their_own():
+    before = one_split(True, (2, 4))
+    again = [onnx.NodeProto.FromString(node.SerializeToString()) for node in before.graph.node[:-1]]
+    for node in again:  # the same once more, of other values
+        node.input[:] = [f"{name}2" if name in "csa" else name for name in node.input]
+        node.output[:] = [f"{name}2" for name in node.output]
+        node.name = f"{node.name}2"
+    del before.graph.node[-1]
+    before.graph.node.extend([*again, helper.make_node("Concat", ["q", "p", "p2", "q2"], ["y"], "turned", axis=1)])
+    before.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 12
+    for node in before.graph.node:
+        node.name = "" if node.op_type == "Split" else node.name
+    np.testing.assert_allclose(computed(divide_convolutions(before)), computed(before), atol=1e-5)
+
+
+def test_a_product_with_a_constant_is_no_silu():
+    before = one_split(True, (2, 4))
+    before.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two"))
+    before.graph.node[2].input[1] = "two"
+    np.testing.assert_allclose(computed(divide_convolutions(before)), computed(before), atol=1e-5)
+
+
 def test_what_is_split_along_another_axis_stays():
     before = one_split(True, (2, 4), axis=2)
     assert divide_convolutions(before).graph == before.graph

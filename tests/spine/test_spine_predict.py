@@ -85,16 +85,30 @@ def test_few_vertebrae_are_a_finding(predictor, film):
 
 def test_unsure_names_are_a_finding(predictor, film):
     assert finds(predictor, scores=UNSURE)(film).findings == ()  # 0.58: rather right than wrong
-    (said,) = finds(predictor, scores=np.full((6, 24), 0.3))(film).findings
-    assert said == "names are unsure (0.17 to 0.17): all of them may be off together"
+    unsure, changed = finds(predictor, scores=np.full((6, 24), 0.3))(film).findings
+    assert unsure == "names are unsure (0.17 to 0.17): all of them may be off together"
+    assert changed.startswith("the network's own names of 6 of 6 vertebrae fit no order")
+
+
+def test_names_that_are_mostly_not_the_networks_own_are_a_finding():
+    labels, sure = np.arange(8, 14), np.full(6, 0.9, np.float32)
+    centres = np.array([[0, 50 * k] for k in range(6)], np.float32)
+    own = [LEVELS[label] for label in labels]
+    assert _doubts(labels, ["L1", "L1", "L2", *own[3:]], sure, centres) == []
+    (said,) = _doubts(labels, ["L1", "L1", "L2", "L2", *own[4:]], sure, centres)
+    assert said == "the network's own names of 4 of 6 vertebrae fit no order: it may not know such a view"
 
 
 def test_a_gap_between_neighbours_is_a_finding():
     labels, sure = np.arange(8, 14), np.full(6, 0.9, np.float32)
+
+    def doubts(labels, centres):
+        return _doubts(labels, [LEVELS[label] for label in labels], sure, centres)
+
     centres = np.array([[0, y] for y in (0, 50, 100, 150, 290, 340)], np.float32)
-    assert _doubts(labels, sure, centres) == ["T5 and T6 lie 2.8 steps apart: levels between may be missing"]
-    assert _doubts(np.array([8, 9, 10, 11, 14, 15]), sure, centres) == []  # two names left out for two vertebrae
-    assert _doubts(labels, sure, np.array([[0, y * (50 + 4 * y)] for y in range(6)], np.float32)) == []
+    assert doubts(labels, centres) == ["T5 and T6 lie 2.8 steps apart: levels between may be missing"]
+    assert doubts(np.array([8, 9, 10, 11, 14, 15]), centres) == []  # two names left out for two vertebrae
+    assert doubts(labels, np.array([[0, y * (50 + 4 * y)] for y in range(6)], np.float32)) == []
 
 
 def test_a_wide_film_with_next_to_nothing_on_it_may_lie_on_its_side():
@@ -234,8 +248,11 @@ def test_the_second_look_has_a_confidence_of_its_own_unless_one_is_asked_for(tmp
     predictor = looking_twice(tmp_path, second_look="always")  # default 0.1, second look 0.05
     shown(predictor, faint, faint_mirror)
     assert len(predictor(film)) == 6
-    predictor.operating_point = predictor.operating_point.but(confidence=0.09)
-    assert len(predictor(film)) == 0
+    assert predictor(film).candidates_above == 0.05
+    for asked in (0.09, 0.1):  # the second is what the default is: asked for all the same
+        predictor.operating_point = predictor.file.operating_points["default"].but(confidence=asked)
+        assert len(predictor(film)) == 0
+        assert predictor(film).candidates_above == asked
 
 
 @pytest.mark.parametrize(
