@@ -34,6 +34,9 @@ def main(films: Positional[Path], /, model: Path | None = None, operating_point:
     print(f"\n{len(found)} films, {many} with {MANY} vertebrae or more")
     for some, count in regions.most_common():
         print(f"  {some}: {count}")
+    unfit = sum(any("fit no order" in finding for finding in result.findings) for result in found.values())
+    twice = sum(result.views == 2 for result in found.values())
+    print(f"films whose own names fit no order: {unfit}; looked at twice: {twice}")
     swaps, duplicates = (sum(values) for values in zip(*map(broken, found.values()), strict=True))
     print(f"names out of order down the film: {swaps}; names given twice: {duplicates}")
 

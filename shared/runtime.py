@@ -47,7 +47,7 @@ class Session:
         engine: ``auto``, or one engine by name.
         threads: CPU threads; 0 leaves it to the engine.
         any_size: inputs are of many sizes: OpenVINO compiles the network once for them all. Otherwise it does so for
-            each size anew: seconds, for some 5 to 20 % faster calls.
+            each size anew: seconds, for calls that are somewhat faster.
 
     Raises:
         SetupError: no such file, not an ONNX model, a device or engine that is not there, or fewer than no threads.
