@@ -18,6 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 REACH = 4
 """Steps whose length counts look back over so many candidates; a longer one is ``far``."""
+HIGHEST = 1e50
+"""A weight above it becomes the unit of all."""
 NEVER = -1e9
 """Logarithm of a probability of nought, finite so that differences stay numbers."""
 
@@ -169,20 +171,13 @@ def _sums(
     follows: Bool[np.ndarray, "n n"],
 ) -> Float64[np.ndarray, "s n k"]:
     """Logarithm of the summed weight of all beginnings that end at a candidate and a state."""
-    scales, n, states = log_ratio.shape
-    _, _, reach, gaps, _ = likely.shape
-    total = np.full((scales, n + reach, gaps + states), NEVER)  # margins: candidates and states that do not exist
-    near = np.empty((scales, reach, gaps + states))
-    sources = sliding_window_view(near, states, axis=2)[:, :, :gaps]  # sources[s, w, g, k]: what can step on to k
-    top = NEVER  # of all so far
-    for i in range(n):
-        np.exp(total[:, i : i + reach] - top, out=near)
-        before = np.exp(total[:, reach : reach + i, gaps:][:, follows[:i, i]] - top).sum(axis=1)
-        reached = np.einsum("swgk,swgk->sk", sources, likely[i]) + before @ far
-        here = log_ratio[:, i] + np.logaddexp(log_start[:, i], _log(reached, top))
-        total[:, i + reach, gaps:] = here
-        top = max(top, here.max())
-    return total[:, reach:, gaps:]
+    ratio, start, may = np.exp(log_ratio), np.exp(log_start), follows.astype(np.float64)
+    weights = _Weights(likely, log_ratio)
+    for i in range(log_ratio.shape[1]):
+        near = np.einsum("swgk,swgk->sk", weights.sources[:, i : i + REACH], likely[i])
+        distant = may[:i, i] @ weights.so_far(i) @ far
+        weights.put(i, ratio[:, i] * (start[:, i] * np.exp(-weights.log_unit) + near + distant))
+    return weights.logarithms
 
 
 def _best(
@@ -193,41 +188,55 @@ def _best(
     follows: Bool[np.ndarray, "n n"],
 ) -> tuple[Float64[np.ndarray, "s n k"], Int64[np.ndarray, "s n k"]]:
     """Logarithm of the weight of the best such beginning, and candidate times states plus state it came from, or -1."""
-    scales, n, states = log_ratio.shape
-    _, _, reach, gaps, _ = likely.shape
-    total = np.full((scales, n + reach, gaps + states), NEVER)
-    back = np.full((scales, n, states), -1)
-    near = np.empty((scales, reach, gaps + states))
-    sources = sliding_window_view(near, states, axis=2)[:, :, :gaps]
-    state, top = np.arange(states), NEVER
+    ratio, start, may = np.exp(log_ratio), np.exp(log_start), follows.astype(np.float64)
+    weights, (scales, n, states) = _Weights(likely, log_ratio), log_ratio.shape
+    back, gaps = np.full((scales, n, states), -1), likely.shape[3]
+    scale, state = np.ogrid[:scales, :states]
     for i in range(n):
-        before, before_at = _highest(total[:, reach : reach + i, gaps:], follows[:i, i])
-        np.exp(total[:, i : i + reach] - top, out=near)
-        steps = (sources * likely[i]).reshape(scales, reach * gaps, states)
-        near_at, by_near = steps.argmax(axis=1), steps.max(axis=1)
-        distant = np.exp(before - top)[:, :, None] * far
-        distant_at, by_distant = distant.argmax(axis=1), distant.max(axis=1)
-        reached = _log(np.maximum(by_near, by_distant), top)
+        first = start[:, i] * np.exp(-weights.log_unit)
+        steps = (weights.sources[:, i : i + REACH] * likely[i]).reshape(scales, REACH * gaps, states)
+        near_at, reached = steps.argmax(axis=1), steps.max(axis=1)
         w, g = np.divmod(near_at, gaps)
-        near_from = (i - reach + w) * states + state - gaps + g
-        distant_from = np.take_along_axis(before_at, distant_at, 1) * states + distant_at
-        came = np.where(by_near >= by_distant, near_from, distant_from)
-        here = log_ratio[:, i] + np.maximum(log_start[:, i], reached)
-        back[:, i] = np.where(log_start[:, i] >= reached, -1, came)
-        total[:, i + reach, gaps:] = here
-        top = max(top, here.max())
-    return total[:, reach:, gaps:], back
+        came = (i - REACH + w) * states + state - gaps + g
+        if i:
+            before = weights.so_far(i) * may[:i, i, None]
+            distant = before.max(axis=1)[:, :, None] * far
+            distant_at, by_distant = distant.argmax(axis=1), distant.max(axis=1)
+            distant_from = before.argmax(axis=1)[scale, distant_at] * states + distant_at
+            came, reached = np.where(reached >= by_distant, came, distant_from), np.maximum(reached, by_distant)
+        back[:, i] = np.where(first >= reached, -1, came)
+        weights.put(i, ratio[:, i] * np.maximum(first, reached))
+    return weights.logarithms, back
 
 
-def _highest(
-    total: Float64[np.ndarray, "s i k"], may: Bool[np.ndarray, " i"]
-) -> tuple[Float64[np.ndarray, "s k"], Int64[np.ndarray, "s k"]]:
-    """The highest weight of those candidates from which a step may come, and the number of that candidate."""
-    rows = np.flatnonzero(may)
-    if not len(rows):
-        shape = total.shape[0], total.shape[2]
-        return np.full(shape, NEVER), np.zeros(shape, dtype=np.int64)
-    return total[:, rows].max(axis=1), rows[total[:, rows].argmax(axis=1)]
+class _Weights:
+    """Weights of candidates and states, in a unit that grows with the highest so that none overflows.
+
+    From what is 250 powers of ten below the highest nothing may go on. ``sources[s, i, g, k]`` is what can step on from
+    candidate i - REACH to state k; margins hold candidates and states that do not exist. ``logarithms`` are of all.
+    """
+
+    def __init__(self, likely: Float64[np.ndarray, "n s w g k"], log_ratio: Float64[np.ndarray, "s n k"]) -> None:
+        scales, n, states = log_ratio.shape
+        self._gaps = likely.shape[3]
+        self._values = np.zeros((scales, n + REACH, self._gaps + states))
+        self.sources = sliding_window_view(self._values, states, axis=2)[:, :, : self._gaps]
+        self.logarithms = np.full(log_ratio.shape, NEVER)
+        self.log_unit = 0.0
+
+    def so_far(self, i: int) -> Float64[np.ndarray, "s i k"]:
+        """Weights of the candidates before i."""
+        return self._values[:, REACH : REACH + i, self._gaps :]
+
+    def put(self, i: int, weights: Float64[np.ndarray, "s k"]) -> None:
+        """Set those of candidate i."""
+        self._values[:, i + REACH, self._gaps :] = weights
+        np.log(weights, out=self.logarithms[:, i], where=weights > 0)
+        self.logarithms[:, i] += self.log_unit
+        highest = float(weights.max())
+        if highest > HIGHEST:
+            self._values /= highest
+            self.log_unit += np.log(highest)
 
 
 def _trace(
@@ -245,11 +254,6 @@ def _trace(
         path[i] = k
         here = int(back[scale, i, k])
     return path
-
-
-def _log(weight: Float64[np.ndarray, "s k"], top: float) -> Float64[np.ndarray, "s k"]:
-    """Logarithm of ``weight`` times e to the ``top``; NEVER for nought."""
-    return np.asarray(np.log(weight, out=np.full_like(weight, NEVER), where=weight > 0) + top)
 
 
 def _log_sum(x: Float64[np.ndarray, "..."]) -> float:

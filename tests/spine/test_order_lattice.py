@@ -94,13 +94,13 @@ def test_the_odd_step_is_weighed_apart():
     assert found.odd == pytest.approx(odd / (near + far), rel=1e-3)
 
 
-def test_hundreds_of_sure_candidates_overflow_nothing():
-    n = 300
+@pytest.mark.parametrize(("n", "sure"), [(300, 40.0), (STATES, 300.0)])  # their product is beyond any float
+def test_however_many_and_sure_candidates_are_nothing_overflows(n, sure):
     steps = _steps(np.random.default_rng(2))
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n))).astype(float)
     flat = np.full((1, n, STATES), 0.2)
     always = np.ones((n, n), bool)
-    found = decode(distance, always, np.full((1, n, STATES), 40.0), np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
+    found = decode(distance, always, np.full((1, n, STATES), sure), np.ones(1), np.ones(1), steps, flat, flat, 1e-3)
     assert np.isfinite(found.posterior).all()
     assert found.posterior.sum() == pytest.approx(STATES, abs=1e-6)  # so sure that no level is left out
     assert list(found.path[found.path >= 0]) == list(range(STATES))
