@@ -78,7 +78,6 @@ class Gate:
         self.path = path
         self.file = read_model_file(path, "gate", GateFile)
         self.session = Session(path, device, engine, threads)
-        self._running = threading.Lock()
 
     @property
     def sha256(self) -> str:
@@ -88,8 +87,7 @@ class Gate:
     def __call__(self, radiograph: Radiograph) -> GateDecision:
         """Decide whether there is bone to look at; the decision says why."""
         picture = fit(radiograph.array, self.file.size_px)
-        with self._running:
-            probability = self.session(picture[None, None])[0, 0]
+        probability = self.session(picture[None, None])[0, 0]
         return decide(probability, picture, radiograph.source, self.file.gate)
 
 
@@ -104,13 +102,12 @@ class Detector:
             raise SetupError(f"{path}: runs with {file.engine} only, not with {engine}; use {file.engine}, or auto")
         self.session = Session(path, device, file.engine if engine == "auto" else engine, threads)
         self._decode = decoder_of(file.kind, file.size_px, file.anchors, file.selection)
-        self._running = threading.Lock()
 
     def __call__(self, picture: PictureArray, threshold: float, stage: Stage = lambda name: nullcontext()) -> Found:
         """Return what scores ``threshold`` or more, best first."""
         with stage("preprocess"):
             square = fit(picture, self.file.size_px)[None, None]
-        with stage("network"), self._running:
+        with stage("network"):
             outputs = self.session.outputs(square)
         with stage("boxes"):
             found = self._decode(outputs, threshold)

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -39,7 +40,7 @@ class Engine(Protocol):
 
 
 class Session:
-    """A model file, loaded once and called many times; any spatial size the network allows.
+    """A model file, loaded once and called many times, from any thread; any spatial size the network allows.
 
     Args:
         model: an ONNX file written by ``shared.export`` (its metadata is read, and its own check is the caller's).
@@ -48,6 +49,8 @@ class Session:
         threads: CPU threads; 0 leaves it to the engine.
         any_size: inputs are of many sizes: OpenVINO compiles the network once for them all. Otherwise it does so for
             each size anew: seconds, for calls that are somewhat faster.
+        at_once: calls that run at a time; others wait for their turn. OpenVINO divides the CPU's threads among them:
+            each takes longer, all of them together less.
 
     Raises:
         SetupError: no such file, not an ONNX model, a device or engine that is not there, or fewer than no threads.
@@ -61,12 +64,14 @@ class Session:
         threads: int = 0,
         *,
         any_size: bool = False,
+        at_once: int = 1,
     ) -> None:
         if threads < 0:
             raise SetupError(f"{threads} threads: give how many, or 0 to leave it to the engine")
         self.path = model
         self.metadata = read_metadata(model)
-        self._engine = _open_engine(model, device, engine, threads, any_size)
+        self._engine = _open_engine(model, device, engine, threads, any_size, at_once)
+        self._turns = threading.BoundedSemaphore(at_once)
 
     @property
     def engine(self) -> str:
@@ -86,11 +91,12 @@ class Session:
 
     def __call__(self, image: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
         """Run the network on one batch, float32 in and out; the first of its outputs."""
-        return self._engine(image)[0]
+        return self.outputs(image)[0]
 
     def outputs(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
         """Run the network on one batch; all its outputs, in the order the file has them."""
-        return self._engine(image)
+        with self._turns:
+            return self._engine(image)
 
 
 def parse_device(device: str) -> tuple[Literal["auto", "cpu", "cuda"], int]:
@@ -102,7 +108,7 @@ def parse_device(device: str) -> tuple[Literal["auto", "cpu", "cuda"], int]:
     return kind, int(match[2] or 0)
 
 
-def _open_engine(model: Path, device: str, engine: EngineName, threads: int, any_size: bool) -> Engine:
+def _open_engine(model: Path, device: str, engine: EngineName, threads: int, any_size: bool, at_once: int) -> Engine:
     kind, index = parse_device(device)
     if kind == "cuda" and engine == "openvino":
         raise SetupError("OpenVINO does not run on CUDA; use --device cpu, or the engine onnxruntime")
@@ -115,7 +121,7 @@ def _open_engine(model: Path, device: str, engine: EngineName, threads: int, any
             except SetupError as error:
                 log.warning("an NVIDIA driver is there, but the CPU is used: %s", error)
         if engine == "openvino" or (engine == "auto" and _installed("openvino")):
-            return _OpenVino(model, threads, any_size)
+            return _OpenVino(model, threads, any_size, at_once)
         return _OnnxRuntime(model, None, threads)
     except ImportError as error:
         raise SetupError(f"the engine for device {device} is not installed ({error}); run uv sync") from error
@@ -151,7 +157,7 @@ class _OpenVino:
 
     device = "cpu"
 
-    def __init__(self, model: Path, threads: int, any_size: bool) -> None:
+    def __init__(self, model: Path, threads: int, any_size: bool, at_once: int) -> None:
         import openvino
 
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
@@ -160,6 +166,9 @@ class _OpenVino:
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        if at_once > 1:
+            self._options["NUM_STREAMS"] = at_once
+        if threads or at_once > 1:
             # Who is told how many threads to take is seldom alone: pinned, two processes of one thread each shared one
             # of two processors, and did no more together than one of them.
             self._options["ENABLE_CPU_PINNING"] = False
@@ -167,24 +176,35 @@ class _OpenVino:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
             raise SetupError(f"{model}: OpenVINO cannot read it ({_first_line(error)}); export it again") from error
-        self._any_size = any_size
+        self._any_size, self._at_once = any_size, at_once
+        self._compiling = threading.Lock()
         self._shape: tuple[int, ...] | None = None
-        self._request: Any = None
+        self._free: list[Any] | None = None
 
     def __call__(self, image: Float32[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
-        shape = None if self._any_size else image.shape
-        if self._request is None or shape != self._shape:
-            self._request = None  # dropped first: two at a time may be too much memory
-            self._request, self._shape = self._compile(shape), shape
-        found = self._request.infer([image], share_inputs=True)
-        return tuple(found[index] for index in range(len(found)))
+        free = self._compiled(None if self._any_size else image.shape)
+        request = free.pop()  # there is one for each call at a time
+        try:
+            found = request.infer([image], share_inputs=True)
+            return tuple(found[index] for index in range(len(found)))
+        finally:
+            free.append(request)
+
+    def _compiled(self, shape: tuple[int, ...] | None) -> list[Any]:
+        """Return the free requests of the network compiled for this shape."""
+        with self._compiling:
+            if self._free is None or shape != self._shape:
+                self._free = None  # dropped first: two at a time may be too much memory
+                network = self._compile(shape)
+                self._free, self._shape = [network.create_infer_request() for _ in range(self._at_once)], shape
+            return self._free
 
     def _compile(self, shape: tuple[int, ...] | None) -> Any:
         model = self._model
         if shape is not None:
             model = model.clone()
             model.reshape(shape)
-        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._core.compile_model(model, "CPU", self._options)
 
 
 class _OnnxRuntime:

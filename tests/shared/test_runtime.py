@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,7 @@ def test_threads_whose_number_is_given_are_not_pinned(model):
     """Pinned, two processes of one thread each shared one processor: docs/decisions/0010-service-processes.md."""
     session = Session(model, "cpu", "openvino", threads=1)
     session(np.zeros((1, 1, 2, 3, 4), np.float32))
-    request = session._engine._request
-    compiled = request.get_compiled_model()
+    compiled = session._engine._free[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
@@ -88,6 +88,25 @@ def test_the_network_is_compiled_for_each_size_or_once_for_all(model, monkeypatc
         image = np.random.default_rng(width).normal(size=(1, 1, 2, 2, width)).astype(np.float32)
         np.testing.assert_array_equal(session(image), np.maximum(image, 0))
     assert compiled == wanted
+
+
+@pytest.mark.parametrize("any_size", [False, True])
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_any_thread_may_call(model, engine, at_once, any_size):
+    session = Session(model, "cpu", engine, any_size=any_size, at_once=at_once)
+    images = [np.random.default_rng(k).normal(size=(1, 1, 2, 20, 3 + k % 3)).astype(np.float32) for k in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        for image, result in zip(images, pool.map(session, images), strict=True):
+            np.testing.assert_array_equal(result, np.maximum(image, 0))
+
+
+def test_calls_at_a_time_share_the_threads(model):
+    session = Session(model, "cpu", "openvino", threads=2, at_once=2)
+    session(np.zeros((1, 1, 2, 3, 4), np.float32))
+    compiled = session._engine._free[0].get_compiled_model()
+    assert compiled.get_property("NUM_STREAMS") == 2
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 def test_metadata_is_read_without_an_engine(model):
