@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ TALL = (1, 3, 640, 288)
 SIZE_PX = 640
 FOLDER = 100
 IOU = 0.55
+Models: TypeAlias = dict[str, tuple[Path, OperatingPoint | str]]  # file and operating point
 
 
 def main() -> None:
@@ -64,17 +65,18 @@ def main() -> None:
     network = load_network(options.run, films)
     point = OperatingPoint(confidence=0.1 if options.run else middling(network, films), iou=IOU)
     fp32, int8 = make_models(network, films, options.out)
-    ours = {name: Predictor(path, "cpu", operating_point=point) for name, path in (("fp32", fp32), ("INT8", int8))}
+    models: Models = {"fp32": (fp32, point), "INT8": (int8, point)}
     if options.model:
-        ours["as exported"] = Predictor(options.model, "cpu")
+        models["as exported"] = (options.model, "default")
+    ours = {name: Predictor(path, "cpu", operating_point=own) for name, (path, own) in models.items()}
     theirs = ultralytics_model(network)
 
     result: dict[str, Any] = {
         "engine": ours["fp32"].engine, "threads": torch.get_num_threads(), "confidence": point.confidence,
-        "first_film_s": first_film(ours, network, point, films[0]),
+        "first_film_s": first_film(models, network, point, films[0]),
         "network_alone_ms": network_alone(network, fp32, int8),
         "film_ms": per_film(ours, theirs, point, films, options.out),
-        "folder_s": folder(ours, theirs, point, many, options.out, 6 if options.small else FOLDER),
+        "folder_s": folder(models, theirs, point, many, options.out, 6 if options.small else FOLDER),
         "agreement": agreement(ours["fp32"], theirs, point, films),
     }  # fmt: skip
     tell(result, len(films))
@@ -169,15 +171,13 @@ def median_ms(once: Callable[[], Any], repeat: int = 15) -> float:
     return statistics.median(times[2:])
 
 
-def first_film(
-    ours: dict[str, Predictor], network: torch.nn.Module, point: OperatingPoint, film: Path
-) -> dict[str, float]:
+def first_film(models: Models, network: torch.nn.Module, point: OperatingPoint, film: Path) -> dict[str, float]:
     """Seconds to load a model and predict one film, in a process that has all it imports."""
     model = ultralytics_model(network)
     predict_theirs(model, film, point)  # imports what it needs
     found = {"ultralytics": timed(lambda: predict_theirs(ultralytics_model(network), film, point))}
-    for name, predictor in ours.items():
-        found[name] = timed(lambda p=predictor: Predictor(p.path, "cpu", operating_point=p.operating_point)(film))
+    for name, (path, own) in models.items():
+        found[name] = timed(lambda p=path, o=own: Predictor(p, "cpu", operating_point=o)(film))
     return found
 
 
@@ -202,7 +202,7 @@ def per_film(
 
 
 def folder(
-    ours: dict[str, Predictor], theirs: Any, point: OperatingPoint, films: Sequence[Path], out: Path, count: int
+    models: Models, theirs: Any, point: OperatingPoint, films: Sequence[Path], out: Path, count: int
 ) -> dict[str, float]:
     """Seconds for a folder of so many films; where there are fewer, copies under names of their own."""
     source, target = out / "folder", out / "results"
@@ -226,7 +226,11 @@ def folder(
         assert run_cohort(items, work, overwrite=True, at_once=AT_ONCE).exit_status == 0
 
     found = {"ultralytics": timed(theirs_all)}
-    return found | {name: timed(lambda p=predictor: ours_all(p)) for name, predictor in ours.items()}
+    for name, (path, own) in models.items():
+        predictor = Predictor(path, "cpu", operating_point=own, at_once=AT_ONCE)
+        predictor(films[0])  # loaded, as theirs is
+        found[name] = timed(lambda p=predictor: ours_all(p))
+    return found
 
 
 def timed(once: Callable[[], Any]) -> float:

@@ -98,7 +98,7 @@ def beyond(candidates: Candidates, outlines: Outlines, last: np.ndarray, before:
         return None
     best = fits[np.argmax(candidates.confidences[fits])]
     # Labels are quadrangles, so this one is.
-    return np.asarray(cv2.boxPoints(cv2.minAreaRect(candidates.polygons_px[best].astype(np.float32))))
+    return np.asarray(cv2.boxPoints(cv2.minAreaRect(candidates.outline(int(best)).astype(np.float32))))
 
 
 def cut(picture: np.ndarray, outlines: Outlines, rng: np.random.Generator) -> tuple[np.ndarray, Outlines]:

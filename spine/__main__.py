@@ -79,10 +79,12 @@ def predict(
         "threads": threads,
     }  # fmt: skip
 
+    at_once = 1 if threads == 1 else min(AT_ONCE, len(items))
+
     def load() -> Predictor:
         predictor = Predictor(
             model, device, precision=precision, operating_point=operating_point, threads=threads,
-            second_look=second_look,
+            second_look=second_look, at_once=at_once,
         )  # fmt: skip
         predictor.operating_point = predictor.operating_point.but(confidence, iou)
         return predictor
@@ -90,7 +92,7 @@ def predict(
     return predict_all(
         Report("spine", "predict", arguments), items, out, load,
         lambda item, predictor, part: predict_case(item, predictor),
-        _line, voice, made_with=made_with, overwrite=overwrite, at_once=1 if threads == 1 else AT_ONCE,
+        _line, voice, made_with=made_with, overwrite=overwrite, at_once=at_once,
         after=lambda predictor: write_tables(items, out),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ ultralytics' own result with ``agnostic_nms=True, retina_masks=True``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +33,13 @@ MAX_CANDIDATES = 300  # ultralytics' max_det
 class Candidates:
     """What may be a vertebra, best first: boxes in pixels of the film, a score in 0..1 for each of the 24 levels.
 
-    ``polygons_px`` are outlines of the masks' largest pieces, without holes.
+    ``outline(k)`` draws the outline of one's mask, its largest piece without holes; most candidates need none.
     """
 
     boxes_px: Boxes
     scores: Float32[np.ndarray, "n 24"]
     masks: tuple[Mask, ...]
-    polygons_px: tuple[Polygon, ...]
+    outline: Callable[[int], Polygon]
 
     @property
     def confidences(self) -> Float32[np.ndarray, " n"]:
@@ -66,7 +66,7 @@ class Candidates:
             self.boxes_px[kept],
             self.scores[kept],
             tuple(self.masks[k] for k in kept),
-            tuple(self.polygons_px[k] for k in kept),
+            lambda k: self.outline(kept[k]),
         )
 
     def __len__(self) -> int:
@@ -101,12 +101,10 @@ def decode(
     own: Coefficients = np.ascontiguousarray(coefficients[:, places[kept]].T)
     decoder = MaskDecoder(prototypes, letterbox)
     masks = decoder.masks(film, own)
-    shown = np.array([mask.inside.any() for mask in masks], bool)
+    shown = [k for k, mask in enumerate(masks) if mask.inside.any()]
+    film, own = film[shown], own[shown]
     return Candidates(
-        film[shown],
-        scores[kept][shown],
-        tuple(mask for mask, there in zip(masks, shown, strict=True) if there),
-        decoder.outlines(film[shown], own[shown]),
+        film, scores[kept][shown], tuple(masks[k] for k in shown), lambda k: decoder.outline(film[k], own[k])
     )
 
 

@@ -43,7 +43,7 @@ class MaskDecoder:
     """Gives masks and outlines of boxes on one film."""
 
     def __init__(self, prototypes: Prototypes, letterbox: Letterbox) -> None:
-        self.prototypes = prototypes
+        self.prototypes = prototypes.transpose(1, 0, 2)  # as matrix products take a stack: y k x
         pad_x = letterbox.input_width_px - letterbox.inner_width_px
         pad_y = letterbox.input_height_px - letterbox.inner_height_px
         # Prototypes are first made finer, by 1, 2 or 4, until the padding's edges fall between two of their cells.
@@ -64,13 +64,26 @@ class MaskDecoder:
             found.append(Mask(int(left), int(top), inside))
         return tuple(found)
 
-    def outlines(self, boxes_px: Boxes, coefficients: Coefficients) -> tuple[Polygon, ...]:
-        """Return each mask's outline, ``x y`` in pixels of the film: its largest piece, holes left out.
+    def outline(self, box_px: Float32[np.ndarray, " 4"], own: Float32[np.ndarray, " k"]) -> Polygon:
+        """Return the outline of one box's mask, ``x y`` in pixels of the film: its largest piece, holes left out.
 
         It runs where the interpolated sum is 0, to a fraction of a pixel, and along the box where that cuts it. A mask
         that is nowhere gives no corners.
         """
-        return tuple(self._outline(box, own) for box, own in zip(boxes_px, coefficients, strict=True))
+        from skimage.measure import find_contours
+
+        x, y = self.across.nodes(box_px[0], box_px[2]), self.down.nodes(box_px[1], box_px[3])
+        logits = self._logits(own, self.down.weights(y), self.across.weights(x))
+        # Around the box a frame without any width, outside: so the outline closes along the box's edge.
+        framed = np.full((len(y) + 2, len(x) + 2), min(-1e-6, float(logits.min())))
+        framed[1:-1, 1:-1] = logits
+        pieces = find_contours(framed, 0.0)  # type: ignore[no-untyped-call]
+        if not pieces:
+            return np.zeros((0, 2), np.float32)
+        places = max(pieces, key=_area)  # the last corner is the first again
+        corners = np.stack([_at(places[:, 1] - 1, x), _at(places[:, 0] - 1, y)], axis=1).astype(np.float32)
+        polygon: Polygon = corners[:-1][(corners[1:] != corners[:-1]).any(axis=1)]
+        return polygon if len(polygon) >= MIN_CORNERS else np.zeros((0, 2), np.float32)
 
     def _logits(
         self, own: Float32[np.ndarray, " k"], rows: Float32[np.ndarray, "y cell_y"],
@@ -80,25 +93,9 @@ class MaskDecoder:
         if not len(rows) or not len(columns):
             return np.zeros((len(rows), len(columns)), np.float32)
         y, x = _span(rows), _span(columns)
-        part = np.tensordot(own, self.prototypes[:, y, x], axes=1)
+        part = own @ self.prototypes[y, :, x]
         logits: Float32[np.ndarray, "y x"] = rows[:, y] @ part @ columns[:, x].T
         return logits
-
-    def _outline(self, box_px: Float32[np.ndarray, " 4"], own: Float32[np.ndarray, " k"]) -> Polygon:
-        from skimage.measure import find_contours
-
-        x, y = self.across.nodes(box_px[0], box_px[2]), self.down.nodes(box_px[1], box_px[3])
-        logits = self._logits(own, self.down.weights(y), self.across.weights(x))
-        # Around the box a frame without any width, outside: so the outline closes along the box's edge.
-        framed = np.pad(logits.astype(np.float64), 1, constant_values=min(-1e-6, float(logits.min())))
-        pieces = find_contours(framed, 0.0)  # type: ignore[no-untyped-call]
-        if not pieces:
-            return np.zeros((0, 2), np.float32)
-        places = max(pieces, key=_area)[:-1]  # the last corner is the first again
-        corners = np.stack([_at(places[:, 1] - 1, x), _at(places[:, 0] - 1, y)], axis=1).astype(np.float32)
-        kept = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
-        polygon: Polygon = corners[kept]
-        return polygon if len(polygon) >= MIN_CORNERS else np.zeros((0, 2), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ times, from any thread. Everything about it is read from its one ONNX file.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -117,6 +116,7 @@ class Predictor:
         threads: CPU threads; 0 leaves it to the engine.
         second_look: whether a film is looked at again in the mirror: where its names are ``unsure``, ``always`` or
             ``never``. A model file that says nothing of it looks once.
+        at_once: films that threads give it at a time; see ``shared.runtime.Session``.
 
     Raises:
         SetupError: no such model, no model for spines, no such operating point, a device that is not there, or a second
@@ -133,17 +133,17 @@ class Predictor:
         engine: EngineName = "auto",
         threads: int = 0,
         second_look: LookAgain = "unsure",
+        at_once: int = 1,
     ) -> None:
         path = choose_model("spine", precision, device, None if model is None else Path(model))
         self.file = read_model_file(path)
         self.operating_point = find_point(path, self.file, operating_point)
-        self.session = Session(path, device, engine, threads, any_size=True)
+        self.session = Session(path, device, engine, threads, any_size=True, at_once=at_once)
         if precision not in ("auto", self.precision):
             raise SetupError(f"{path}: is {self.precision}, not {precision}; give the other file, or auto")
         if second_look == "always" and self.file.second_look is None:
             raise SetupError(f"{path}: was exported without a second look; export it again, or leave it out")
         self.second_look = second_look
-        self._running = threading.Lock()
 
     @property
     def path(self) -> Path:
@@ -215,7 +215,7 @@ class Predictor:
             lowest = point.confidence if least is None else min(least, point.confidence)
             everything = decode(outputs, letterbox, lowest, point.iou)
             sure = everything if lowest == point.confidence else everything.above(point.confidence)
-        with stage("names"):
+        with stage("names and outlines"):
             width_px, height_px = letterbox.width_px, letterbox.height_px
             result = named(sure, width_px, height_px, trust.neighbour, trust.score_weight, trust.temperature)
         result = replace(result, candidates_above=point.confidence)
@@ -250,7 +250,7 @@ class Predictor:
     def _outputs(
         self, pixels: Float32[np.ndarray, "1 3 y x"], stage: Stage = lambda name: nullcontext()
     ) -> Sequence[np.ndarray]:
-        with self._running, stage("network"):
+        with stage("network"):
             return self.session.outputs(pixels)
 
 
@@ -282,7 +282,7 @@ def named(
         dict(enumerate(LEVELS)),
         width_px,
         height_px,
-        tuple(candidates.polygons_px[k] for k in kept),
+        tuple(candidates.outline(k) for k in kept),
         (*_findings(naming, lying=width_px > height_px), *_doubts(labels, raw, sure, candidates.centres_px[kept])),
         raw_labels=raw,
         detector_scores=candidates.confidences[kept],

@@ -132,7 +132,7 @@ def test_outlines_are_the_masks_edges(box):
     letterbox = Letterbox.of(463, 1024, 320)
     decoder = MaskDecoder(one_blob((30.3, 18.2), 11.0), letterbox)
     boxes, own = np.array([box], np.float32), np.ones((1, 1), np.float32)
-    mask, polygon = decoder.masks(boxes, own)[0], decoder.outlines(boxes, own)[0]
+    mask, polygon = decoder.masks(boxes, own)[0], decoder.outline(boxes[0], own[0])
     film = np.zeros((1024, 463), np.uint8)
     mask.paint(film, 1)
     drawn = painted(polygon, film.shape)
@@ -147,7 +147,7 @@ def test_of_several_pieces_the_largest_is_outlined_and_its_hole_is_filled():
     crumb = one_blob((60, 10), 3)
     decoder = MaskDecoder(np.maximum(ring, crumb), letterbox)
     whole_film, own = np.array([[0, 0, 160, 320]], np.float32), np.ones((1, 1), np.float32)
-    polygon = decoder.outlines(whole_film, own)[0]
+    polygon = decoder.outline(whole_film[0], own[0])
     distance = np.hypot(*(polygon / 4 - [20, 30]).T)
     assert np.abs(distance - 12).max() < 0.3
     assert decoder.masks(whole_film, own)[0].inside[30 * 4, 20 * 4] == False  # noqa: E712  the mask has the hole
@@ -156,7 +156,7 @@ def test_of_several_pieces_the_largest_is_outlined_and_its_hole_is_filled():
 def test_a_mask_that_is_nowhere_has_no_corners():
     decoder = MaskDecoder(-np.ones((1, 80, 40), np.float32), Letterbox.of(160, 320, 320))
     boxes, own = np.array([[10, 10, 50, 60]], np.float32), np.ones((1, 1), np.float32)
-    assert decoder.outlines(boxes, own)[0].shape == (0, 2)
+    assert decoder.outline(boxes[0], own[0]).shape == (0, 2)
     assert not decoder.masks(boxes, own)[0].inside.any()
 
 

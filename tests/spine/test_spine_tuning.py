@@ -32,7 +32,7 @@ def candidates(boxes, levels, sure):
     scores[np.arange(len(boxes)), levels] = sure
     corners = [np.array([[a, b], [c, b], [c, d], [a, d]], np.float32) for a, b, c, d in boxes]
     masks = tuple(mask_of(corner, WIDTH_PX, HEIGHT_PX) for corner in corners)
-    return Candidates(np.asarray(boxes, np.float32), scores, masks, tuple(corners))
+    return Candidates(np.asarray(boxes, np.float32), scores, masks, corners.__getitem__)
 
 
 def test_a_faint_vertebra_counts_until_its_confidence_is_asked_for():
