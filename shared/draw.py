@@ -12,7 +12,6 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from shared.geometry import apply_affine, bounding_box
 from shared.types import Affine, LabelArray, Segmentation, Volume
@@ -197,6 +196,8 @@ def _lay_over(
     scene: _Scene,
 ) -> Float32[np.ndarray, "row column 3"]:
     """Lay one label over a picture: opaque where it is thick, bright where it is near, with a soft dark rim."""
+    from scipy import ndimage
+
     if not part.any():
         return picture
     step_mm = scene.spans[view.depth][2] * scene.spacing_mm[view.depth]

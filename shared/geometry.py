@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Shaped
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from shared.types import Affine, Grid
 
@@ -29,6 +28,8 @@ def to_ras(array: Array3, affine: Affine) -> tuple[Array3, Affine]:
 
     The array that comes back is a view. An oblique affine keeps its obliquity.
     """
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
     turn = io_orientation(affine)
     return apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
 
@@ -39,6 +40,8 @@ def from_ras(array: Array3, grid: Grid) -> Array3:
     Raises:
         ValueError: the array does not have the turned grid's shape.
     """
+    from nibabel.orientations import io_orientation
+
     turn = io_orientation(grid.affine)
     axes = turn[:, 0].astype(int)
     stored: Array3 = array.transpose(axes)
@@ -52,6 +55,8 @@ def from_ras(array: Array3, grid: Grid) -> Array3:
 
 def ras_grid(grid: Grid) -> Grid:
     """Give the RAS+ grid that `to_ras` turns an array on ``grid`` to."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
     turn = io_orientation(grid.affine)
     x, y, z = (grid.shape[int(axis)] for axis in np.argsort(turn[:, 0]))
     return Grid((x, y, z), grid.affine @ inv_ornt_aff(turn, grid.shape))

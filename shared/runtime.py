@@ -27,6 +27,10 @@ EngineName = Literal["auto", "openvino", "onnxruntime"]
 METADATA_KEY = "skiagram"
 log = logging.getLogger(__name__)
 
+# Merely imported, OpenVINO and NNCF leave a client ID in the home folder, and NNCF tells Google Analytics of its use,
+# unless this package of theirs is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 
 class Engine(Protocol):
     """What both engines offer: a name, the device really used, and a call."""

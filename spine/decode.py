@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from scipy.special import expit, softmax
 
 from shared.boxes import nms
 from shared.types import Boxes, Polygon
@@ -90,7 +89,7 @@ def decode(
     """
     distances, logits, coefficients, prototypes = (output[0] for output in outputs)
     places = np.flatnonzero(logits.max(axis=0) > _logit(confidence) - 1e-3)
-    scores = expit(logits[:, places].T)
+    scores = 1 / (1 + np.exp(-logits[:, places].T.clip(-80)))  # below, float32 has no exponential
     best = scores.max(axis=1)
     order = np.argsort(-best, kind="stable")
     order = order[best[order] > confidence]
@@ -137,7 +136,9 @@ def input_boxes(distances: Float32[np.ndarray, "64 n"], places: Int64[np.ndarray
     Each distance, from a place's centre to the box's left, top, right or bottom, is the mean of its distribution over
     0, 1, ..., 15 strides.
     """
-    shares = softmax(distances.reshape(4, BINS, -1), axis=1)
+    odds = distances.reshape(4, BINS, -1)
+    shares = np.exp(odds - odds.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
     left, top, right, bottom = np.einsum("sbn,b->sn", shares, np.arange(BINS, dtype=np.float32))
     x, y, stride = grid_places(letterbox.input_width_px, letterbox.input_height_px)[:, places]
     boxes: Boxes = (np.stack([x - left, y - top, x + right, y + bottom], axis=1) * stride[:, None]).astype(np.float32)
