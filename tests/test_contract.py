@@ -72,6 +72,19 @@ def test_prediction_starts_without_torch(task):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_film_that_is_no_dicom_file_is_predicted_without_what_reads_scans(tmp_path):
+    """pydicom and nibabel take a second to load, scipy half of one."""
+    program = (
+        "import sys\n"
+        "for name in ('pydicom', 'nibabel', 'SimpleITK', 'scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "from spine.__main__ import run\n"
+        f"run(['predict', 'data/samples/spine/chest.png', '--out', {str(tmp_path)!r}, '--precision', 'fp32'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (tmp_path / "chest.json").exists(), done.stdout + done.stderr
+
+
 @TASK
 def test_info_is_light_and_one_json_object(task):
     done = run(task, "info", "--json")

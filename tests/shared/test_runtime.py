@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import types
@@ -218,6 +219,30 @@ def test_a_file_that_is_no_model_is_named(model, damage):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(SetupError, match="none.onnx.*--model"):
         Session(tmp_path / "none.onnx")
+
+
+ENGINES_AT_HOME = """
+import sys
+from pathlib import Path
+import numpy
+from shared.runtime import Session
+Session(Path(sys.argv[1]), "cpu", "openvino")(numpy.zeros((1, 1, 4, 4, 4), "float32"))
+import nncf
+nncf.telemetry.telemetry.start_session("quantization")
+print(sorted(str(path) for path in Path.home().rglob("*")), sys.modules["openvino_telemetry"])
+"""
+
+
+def test_engines_tell_nobody_of_their_use_and_leave_nothing_at_home(model, tmp_path):
+    """OpenVINO and NNCF each make a client ID in the home folder for what they send to Google Analytics."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CI", "NNCF", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINES_AT_HOME, str(model)], capture_output=True, text=True, check=False,
+        env=environment | {"HOME": str(home)}, cwd=CHECKOUT_MODELS.parents[1],
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("[] None"), done.stdout + done.stderr
 
 
 SIGNALS_AFTER_A_SESSION = """
