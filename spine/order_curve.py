@@ -28,8 +28,9 @@ def along_spine(
     for _ in range(ROUNDS):
         weight = trust / (1 + (away / 0.15) ** 2)
         middle = weight @ points / weight.sum()
-        _, _, axes = np.linalg.svd((points - middle) * np.sqrt(weight)[:, None], full_matrices=True)
-        turned = (points - middle) @ axes.T
+        apart = points - middle
+        axes = np.linalg.eigh((apart * weight[:, None]).T @ apart)[1].T[::-1]  # the longest first
+        turned = apart @ axes.T
         place, across = turned[:, 0], turned[:, 1:]
         extent = np.abs(place).max() + 1e-9
         powers = np.polynomial.legendre.legvander(place / extent, min(DEGREE, max(1, n // 2)))

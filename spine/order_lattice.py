@@ -104,7 +104,7 @@ def decode(
     share = np.exp(finish - total).sum(axis=(1, 2)) + prior * np.exp(log_nothing - total)
     return Decoded(
         posterior=np.minimum(posterior, 1.0),
-        path=_trace(best + log_end, back, log_nothing),
+        path=_trace(best + log_end, back, log_nothing, likely.shape[3]),
         hypothesis=share / share.sum(),
         odd=_odd_step(odd, forward, backward, steps, total),
         log_evidence=total,
@@ -142,13 +142,17 @@ def _step_likelihoods(
     for w in range(1, min(REACH, n - 1) + 1):
         near[w:, REACH - w], may[w:, REACH - w] = np.diagonal(distance, w), np.diagonal(follows, w)
     length = np.clip(near[:, None, :] / scale[:, None], 1e-3, 1e3)
-    log_length = np.log(length)
-    z = (log_length[..., None, None] - steps.log_length) / steps.sd
-    likely = np.exp(-0.5 * z * z) * (steps.weight / (np.sqrt(2 * np.pi) * steps.sd)) / length[..., None, None]
+    log_length, allowed = np.log(length), may[:, None] / length
+    likely = (log_length[..., None, None] - steps.log_length) / steps.sd
+    likely *= likely  # in place: it is the largest array of all
+    likely *= -0.5
+    np.exp(likely, out=likely)
+    likely *= steps.weight / (np.sqrt(2 * np.pi) * steps.sd)
+    likely *= allowed[..., None, None]
     z = (log_length - steps.odd_log_length) / steps.odd_sd
-    odd = np.exp(-0.5 * z * z) * (steps.odd_weight / (np.sqrt(2 * np.pi) * steps.odd_sd)) / length
+    odd = np.exp(-0.5 * z * z) * (steps.odd_weight / (np.sqrt(2 * np.pi) * steps.odd_sd)) * allowed
     likely[..., steps.odd_g, steps.odd_k] += odd
-    return likely * may[:, None, :, None, None], odd * may[:, None]
+    return likely, odd
 
 
 def _turned(likely: Float64[np.ndarray, "n s w g k"]) -> Float64[np.ndarray, "n s w g k"]:
@@ -171,13 +175,13 @@ def _sums(
     follows: Bool[np.ndarray, "n n"],
 ) -> Float64[np.ndarray, "s n k"]:
     """Logarithm of the summed weight of all beginnings that end at a candidate and a state."""
-    ratio, start, may = np.exp(log_ratio), np.exp(log_start), follows.astype(np.float64)
-    weights = _Weights(likely, log_ratio)
-    for i in range(log_ratio.shape[1]):
+    ratio, may = np.exp(log_ratio), follows.astype(np.float64)
+    weights = _Weights(np.exp(log_start), gaps=likely.shape[3])
+    for i in range(ratio.shape[1]):
         near = np.einsum("swgk,swgk->sk", weights.sources[:, i : i + REACH], likely[i])
         distant = may[:i, i] @ weights.so_far(i) @ far
-        weights.put(i, ratio[:, i] * (start[:, i] * np.exp(-weights.log_unit) + near + distant))
-    return weights.logarithms
+        weights.put(i, ratio[:, i] * (weights.start[:, i] + near + distant))
+    return weights.logarithms()
 
 
 def _best(
@@ -187,42 +191,42 @@ def _best(
     far: Float64[np.ndarray, "k k"],
     follows: Bool[np.ndarray, "n n"],
 ) -> tuple[Float64[np.ndarray, "s n k"], Int64[np.ndarray, "s n k"]]:
-    """Logarithm of the weight of the best such beginning, and candidate times states plus state it came from, or -1."""
-    ratio, start, may = np.exp(log_ratio), np.exp(log_start), follows.astype(np.float64)
-    weights, (scales, n, states) = _Weights(likely, log_ratio), log_ratio.shape
-    back, gaps = np.full((scales, n, states), -1), likely.shape[3]
-    scale, state = np.ogrid[:scales, :states]
+    """Logarithm of the weight of the best such beginning, and what it came by, for `_trace`.
+
+    That is -1 at its start, else window times gaps plus gap of its last step, or after all of those candidate times
+    states plus state of a distant one.
+    """
+    ratio, may, (scales, n, states) = np.exp(log_ratio), follows.astype(np.float64), log_ratio.shape
+    gaps, scale = likely.shape[3], np.arange(scales)[:, None]
+    weights, back = _Weights(np.exp(log_start), gaps), np.full((scales, n, states), -1)
     for i in range(n):
-        first = start[:, i] * np.exp(-weights.log_unit)
         steps = (weights.sources[:, i : i + REACH] * likely[i]).reshape(scales, REACH * gaps, states)
-        near_at, reached = steps.argmax(axis=1), steps.max(axis=1)
-        w, g = np.divmod(near_at, gaps)
-        came = (i - REACH + w) * states + state - gaps + g
+        came, reached, first = steps.argmax(axis=1), steps.max(axis=1), weights.start[:, i]
         if i:
             before = weights.so_far(i) * may[:i, i, None]
             distant = before.max(axis=1)[:, :, None] * far
-            distant_at, by_distant = distant.argmax(axis=1), distant.max(axis=1)
-            distant_from = before.argmax(axis=1)[scale, distant_at] * states + distant_at
-            came, reached = np.where(reached >= by_distant, came, distant_from), np.maximum(reached, by_distant)
+            by_distant, state = distant.max(axis=1), distant.argmax(axis=1)
+            came_far = REACH * gaps + before.argmax(axis=1)[scale, state] * states + state
+            came, reached = np.where(reached >= by_distant, came, came_far), np.maximum(reached, by_distant)
         back[:, i] = np.where(first >= reached, -1, came)
         weights.put(i, ratio[:, i] * np.maximum(first, reached))
-    return weights.logarithms, back
+    return weights.logarithms(), back
 
 
 class _Weights:
     """Weights of candidates and states, in a unit that grows with the highest so that none overflows.
 
     From what is 250 powers of ten below the highest nothing may go on. ``sources[s, i, g, k]`` is what can step on from
-    candidate i - REACH to state k; margins hold candidates and states that do not exist. ``logarithms`` are of all.
+    candidate i - REACH to state k; margins hold candidates and states that do not exist. ``start`` is the weight of
+    starting there, in the same unit.
     """
 
-    def __init__(self, likely: Float64[np.ndarray, "n s w g k"], log_ratio: Float64[np.ndarray, "s n k"]) -> None:
-        scales, n, states = log_ratio.shape
-        self._gaps = likely.shape[3]
-        self._values = np.zeros((scales, n + REACH, self._gaps + states))
-        self.sources = sliding_window_view(self._values, states, axis=2)[:, :, : self._gaps]
-        self.logarithms = np.full(log_ratio.shape, NEVER)
-        self.log_unit = 0.0
+    def __init__(self, start: Float64[np.ndarray, "s n k"], gaps: int) -> None:
+        scales, n, states = start.shape
+        self.start, self._gaps, self._unit = start, gaps, 0.0
+        self._values = np.zeros((scales, n + REACH, gaps + states))
+        self._put, self._units = np.empty(start.shape), np.empty(n)
+        self.sources = sliding_window_view(self._values, states, axis=2)[:, :, :gaps]
 
     def so_far(self, i: int) -> Float64[np.ndarray, "s i k"]:
         """Weights of the candidates before i."""
@@ -230,29 +234,37 @@ class _Weights:
 
     def put(self, i: int, weights: Float64[np.ndarray, "s k"]) -> None:
         """Set those of candidate i."""
-        self._values[:, i + REACH, self._gaps :] = weights
-        np.log(weights, out=self.logarithms[:, i], where=weights > 0)
-        self.logarithms[:, i] += self.log_unit
+        self._put[:, i] = self._values[:, i + REACH, self._gaps :] = weights
+        self._units[i] = self._unit
         highest = float(weights.max())
         if highest > HIGHEST:
             self._values /= highest
-            self.log_unit += np.log(highest)
+            self.start /= highest
+            self._unit += np.log(highest)
+
+    def logarithms(self) -> Float64[np.ndarray, "s n k"]:
+        """The logarithms of all that was put; NEVER for nought."""
+        found = np.log(self._put, out=np.full_like(self._put, NEVER), where=self._put > 0)
+        return np.asarray(found + self._units[:, None])
 
 
 def _trace(
-    best: Float64[np.ndarray, "s n k"], back: Int64[np.ndarray, "s n k"], log_nothing: float
+    best: Float64[np.ndarray, "s n k"], back: Int64[np.ndarray, "s n k"], log_nothing: float, gaps: int
 ) -> Int64[np.ndarray, " n"]:
     """Follow the best naming from its last candidate to its first."""
     _, n, states = best.shape
     path = np.full(n, -1)
-    scale, i, k = np.unravel_index(best.argmax(), best.shape)
+    scale, i, k = (int(place) for place in np.unravel_index(best.argmax(), best.shape))
     if best[scale, i, k] <= log_nothing:
         return path
-    here = int(i * states + k)
-    while here >= 0:
-        i, k = divmod(here, states)
+    path[i] = k
+    while (came := int(back[scale, i, k])) >= 0:
+        if came < REACH * gaps:
+            window, gap = divmod(came, gaps)
+            i, k = i - REACH + window, k - gaps + gap
+        else:
+            i, k = divmod(came - REACH * gaps, states)
         path[i] = k
-        here = int(back[scale, i, k])
     return path
 
 
