@@ -17,13 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.io.radiograph import read_radiograph
+from shared.types import Boxes
 from spine.cases import Film
 from spine.config import LEVELS
 from spine.decode import Candidates
 from spine.evaluate import read_truth
 from spine.model_file import OperatingPoint
+from spine.order import Naming
 from spine.order_model import ClassScores
-from spine.predict import Predictor, named, ordered, tempered, vertebrae_of
+from spine.predict import Predictor, ordered, tempered, vertebrae_of
 from spine.scoring import Named, compare_names, pair
 
 CONFIDENCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.257, 0.35, 0.5)
@@ -69,6 +71,11 @@ class Tried:
     width_px: int
     height_px: int
 
+    def ordered(self, trust: Trust, confidence: float) -> tuple[Boxes, Naming]:
+        """Return the boxes of the candidates above a confidence and what their order says of each."""
+        candidates = self.candidates.above(confidence)
+        return candidates.boxes_px, ordered(candidates, self.width_px, self.height_px, *trust)
+
 
 def choose(
     predictor: Predictor,
@@ -108,9 +115,8 @@ def log_loss(films: Sequence[Tried], trust: Trust, confidence: float) -> float:
     """
     rows, true = [np.zeros((0, len(LEVELS)))], [np.zeros(0, np.int64)]
     for film in films:
-        candidates = film.candidates.above(confidence)
-        pairs = pair(candidates.boxes_px, film.truth.boxes_px)
-        naming = ordered(candidates, film.width_px, film.height_px, *trust)
+        boxes, naming = film.ordered(trust, confidence)
+        pairs = pair(boxes, film.truth.boxes_px)
         rows.append(naming.posteriors[pairs[pairs >= 0]])
         true.append(film.truth.labels[pairs >= 0])
     posteriors, levels = np.concatenate(rows), np.concatenate(true)
@@ -126,8 +132,9 @@ def shares_right(
     right = np.zeros(len(confidences))
     for film in films:
         for k, confidence in enumerate(confidences):
-            found = named(film.candidates.above(confidence), film.width_px, film.height_px, *trust)
-            right[k] += compare_names(Named(found.boxes_px, found.labels), film.truth).right
+            boxes, naming = film.ordered(trust, confidence)
+            kept, labels = vertebrae_of(naming)
+            right[k] += compare_names(Named(boxes[kept], labels), film.truth).right
     return dict(zip(confidences, (right / max(1, true)).tolist(), strict=True))
 
 
@@ -135,10 +142,9 @@ def likeliest_temperature(films: Sequence[Tried], trust: Trust, confidence: floa
     """Return which of `TEMPERATURES` gives names the likeliest confidences: least log loss over all found vertebrae."""
     rows, given, right = [np.zeros((0, len(LEVELS)))], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     for film in films:
-        candidates = film.candidates.above(confidence)
-        naming = ordered(candidates, film.width_px, film.height_px, *trust)
+        boxes, naming = film.ordered(trust, confidence)
         kept, labels = vertebrae_of(naming)
-        pairs = pair(candidates.boxes_px[kept], film.truth.boxes_px)
+        pairs = pair(boxes[kept], film.truth.boxes_px)
         there = pairs >= 0
         rows.append(naming.posteriors[kept][pairs[there]])
         given.append(labels[pairs[there]])
