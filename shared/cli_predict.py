@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from shared.cli import Answer, Voice
 from shared.cohort import CohortResult, Item, Outcome, Record, run_cohort
+from shared.errors import SetupError
 from shared.report import Report, plain, recorded
 
 
@@ -108,7 +109,8 @@ def predict_all(
                 overwrite=overwrite, again=changed.__contains__, at_once=at_once, on_start=started, on_end=ended,
             )  # fmt: skip
         _note(report, predictor)  # what is loaded on first use is known now
-        report.outputs.extend(after(predictor))
+        if not isinstance(result.stopped, SetupError):  # which might meet these files as well, and hide the first
+            report.outputs.extend(after(predictor))
         report.exit_status = result.exit_status
         if result.stopped is not None:
             report.failures.append(str(result.stopped) or "interrupted")

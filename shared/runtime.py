@@ -57,7 +57,8 @@ class Session:
             each takes longer, all of them together less.
 
     Raises:
-        SetupError: no such file, not an ONNX model, a device or engine that is not there, or fewer than no threads.
+        SetupError: no such file, not an ONNX model, a device or engine that is not there, fewer than no threads, or
+            not one call at once.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Session:
     ) -> None:
         if threads < 0:
             raise SetupError(f"{threads} threads: give how many, or 0 to leave it to the engine")
+        if at_once < 1:
+            raise SetupError(f"{at_once} calls at once: give 1 or more")
         self.path = model
         self.metadata = read_metadata(model)
         self._engine = _open_engine(model, device, engine, threads, any_size, at_once)
@@ -198,7 +201,7 @@ class _OpenVino:
         """Return the free requests of the network compiled for this shape."""
         with self._compiling:
             if self._free is None or shape != self._shape:
-                self._free = None  # dropped first: two at a time may be too much memory
+                self._free = None  # dropped first, unless a call is using it: two at a time may be too much memory
                 network = self._compile(shape)
                 self._free, self._shape = [network.create_infer_request() for _ in range(self._at_once)], shape
             return self._free

@@ -121,10 +121,12 @@ def result_json(file: str, found: SpineResult, predictor: Predictor) -> dict[str
 
 def made_with(predictor: Predictor) -> dict[str, Any]:
     """Return what decides on a result, as it stands in its JSON."""
+    second = predictor.second_point
     return {
         "model_sha256": predictor.sha256,
         "operating_point": predictor.operating_point.model_dump(),
         "second_look": predictor.second_look,
+        "second_look_above": None if second is None else second.confidence,
     }
 
 

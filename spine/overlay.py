@@ -30,6 +30,7 @@ _REGION_OF = {"C": "cervical", "T": "thoracic", "L": "lumbar"}
 COLOURS: dict[str, Colour] = {level: REGIONS[_REGION_OF[level[0]]][int(level[1:]) % 2] for level in LEVELS}
 
 MISSING: Colour = (255, 110, 120)
+WARNING: Colour = (255, 196, 84)
 NOT_FOUND = "not found"
 MIN_HEIGHT_PX, MAX_HEIGHT_PX = 1000, 1600  # of the film as shown: names are read, files stay small
 MAX_WIDTH_PX = 1600
@@ -231,18 +232,19 @@ def _ring(draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float)
 
 
 def _with_words(page: Image.Image, found: SpineResult, title: str, em: float) -> Image.Image:
-    """Put title, count, regions and findings below."""
+    """Put title, count, what stands beside the names, and findings below."""
     font, gap = ImageFont.load_default(max(12.0, 0.8 * em)), round(0.8 * em)
     line = round(1.25 * em)
-    words = [title] if title else []
+    words = [(title, INK)] if title else []
     if len(found):
-        words.append(in_words(len(found), found.level_names[0], found.level_names[-1]))
-    words += [*found.findings, DISCLAIMER]
-    lines = [piece for text in words for piece in wrapped(text, font, page.width - 2 * gap)]
+        count = in_words(len(found), found.level_names[0], found.level_names[-1])
+        renamed = "; was: the network's own name" if found.raw_labels != found.level_names else ""
+        words.append((f"{count}; beside a name: its probability{renamed}", FAINT))
+    words += [*((finding, WARNING) for finding in found.findings), (DISCLAIMER, FAINT)]
+    lines = [(piece, colour) for text, colour in words for piece in wrapped(text, font, page.width - 2 * gap)]
     whole = Image.new("RGB", (page.width, page.height + 2 * gap + line * len(lines)), PAGE)
     whole.paste(page, (0, 0))
     draw = ImageDraw.Draw(whole)
-    for number, text in enumerate(lines):
-        colour = INK if number == 0 else FAINT
+    for number, (text, colour) in enumerate(lines):
         draw.text((gap, page.height + gap + number * line), text, colour, font)
     return whole

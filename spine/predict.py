@@ -41,7 +41,7 @@ LookAgain: TypeAlias = Literal["unsure", "always", "never"]
 
 FEWEST = 4
 """Vertebrae that a film should show for their order to say something."""
-UNSURE = 0.5  # half of a film's names are more likely wrong than right
+UNSURE = 0.5  # a name is more likely wrong than right
 MANY = 0.5  # of a film's names changed: so were 2 of 111 films from the front, and 13 of 24 films that are mostly necks
 FAR = 2.5  # steps from one vertebra to the next; the longest lumbar step is some one and a half of the median
 
@@ -170,6 +170,18 @@ class Predictor:
         """Precision of the model in use: ``fp32`` or ``int8``."""
         return str(self.session.metadata.get("precision", "fp32"))
 
+    @property
+    def second_point(self) -> OperatingPoint | None:
+        """The operating point of second looks, None where there are none.
+
+        Its confidence is the model file's for them, unless an operating point was asked for, be it of the same numbers
+        as the default.
+        """
+        again, point = self.file.second_look, self.operating_point
+        if again is None or self.second_look == "never":
+            return None
+        return point.but(confidence=again.confidence) if point is self.file.operating_points["default"] else point
+
     def __call__(self, image: Image, *, stage: Stage | None = None) -> SpineResult:
         """Find and name the vertebrae of one film, whatever its size: nothing is cropped.
 
@@ -194,17 +206,17 @@ class Predictor:
         Raises:
             InputError: the film cannot be used.
         """
-        film, file, point, again = as_radiograph(image), self.file, self.operating_point, self.file.second_look
+        film, file, again, second_point = as_radiograph(image), self.file, self.file.second_look, self.second_point
         pixels, letterbox = self._preprocess(film, stage)
         outputs = self._outputs(pixels, stage)
-        if self.second_look != "always" or again is None:
-            first = self._look(outputs, letterbox, point, file, least, stage)
-            if again is None or self.second_look == "never" or first.result.scores.min(initial=1) >= again.below:
+        if self.second_look != "always":
+            first = self._look(outputs, letterbox, self.operating_point, file, least, stage)
+            if again is None or second_point is None or first.result.scores.min(initial=1) >= again.below:
                 return first
+        assert again is not None  # "always" is refused of a file without a second look
+        assert second_point is not None
         outputs = with_mirrored(outputs, self._outputs(_mirror(pixels), stage), letterbox)
-        if point is file.operating_points["default"]:  # nobody asked for one, not even one of the same numbers
-            point = point.but(confidence=again.confidence)
-        second = self._look(outputs, letterbox, point, again, least, stage)
+        second = self._look(outputs, letterbox, second_point, again, least, stage)
         return second._replace(result=replace(second.result, views=2))
 
     def _look(
@@ -354,6 +366,9 @@ def _doubts(
     found = []
     if np.median(sure) < UNSURE:
         found.append(f"names are unsure ({sure.min():.2f} to {sure.max():.2f}): all of them may be off together")
+    elif (sure < UNSURE).any():
+        few = (f"{LEVELS[label]} ({one:.2f})" for label, one in zip(labels, sure, strict=True) if one < UNSURE)
+        found.append(f"names more likely wrong than right: {', '.join(few)}")
     others = sum(LEVELS[label] != raw for label, raw in zip(labels, raw_labels, strict=True))
     if others > MANY * len(labels):
         found.append(

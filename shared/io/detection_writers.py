@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 
 from shared.boxes import box_areas
 from shared.errors import SetupError
-from shared.io.tables import write_csv, write_json
+from shared.io.atomic import whole
+from shared.io.tables import write_csv
 from shared.report import product_version
 from shared.types import Detections, Polygon
 
@@ -48,23 +51,27 @@ def write_coco(found: Mapping[str, Detections], path: Path | str) -> None:
         for label, name in detections.names.items():
             if names.setdefault(label, name) != name:
                 raise SetupError(f"{path}: label {label} is {names[label]} and, on {file}, {name}; write them apart")
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, (file, detections) in enumerate(found.items(), start=1):
-        size = {"width": detections.width_px, "height": detections.height_px}
-        images.append({"id": number, "file_name": file, **size})
-        annotations += [
-            {"id": len(annotations) + k, "image_id": number, **entry}
-            for k, entry in enumerate(_coco_annotations(detections), start=1)
-        ]
-    content = {
-        "info": {"description": "Skiagram detections: research software, not a medical device",
-                 "version": product_version()},
-        "images": images,
-        "categories": [{"id": label, "name": name} for label, name in sorted(names.items())],
-        "annotations": annotations,
-    }  # fmt: skip
-    write_json(content, path)
+    info = {
+        "description": "Skiagram detections: research software, not a medical device",
+        "version": product_version(),
+    }
+    lists: dict[str, Iterable[dict[str, Any]]] = {
+        "images": (
+            {"id": number, "file_name": file, "width": detections.width_px, "height": detections.height_px}
+            for number, (file, detections) in enumerate(found.items(), start=1)
+        ),
+        "categories": ({"id": label, "name": name} for label, name in sorted(names.items())),
+        "annotations": ({"id": number, **entry} for number, entry in enumerate(_coco_annotations(found), start=1)),
+    }
+    # Entry by entry: the outlines of thousands of pictures as Python's numbers are gigabytes.
+    with whole(path) as aside, aside.open("w", encoding="utf-8") as out:
+        out.write(f'{{\n"info": {json.dumps(info)}')
+        for name, entries in lists.items():
+            out.write(f',\n"{name}": [')
+            for place, entry in enumerate(entries):
+                out.write(",\n" * bool(place) + json.dumps(entry, allow_nan=False))
+            out.write("]")
+        out.write("\n}\n")
 
 
 def write_detections_csv(found: Mapping[str, Detections], path: Path | str, *, best_first: bool = True) -> None:
@@ -81,24 +88,27 @@ def write_detections_csv(found: Mapping[str, Detections], path: Path | str, *, b
 def _rows(file: str, detections: Detections, best_first: bool) -> Iterable[dict[str, Any]]:
     if not len(detections):
         yield {"file": file}
-    for entry in detection_entries(detections, best_first=best_first):
+    for entry in detection_entries(replace(detections, polygons_px=None), best_first=best_first):
         yield dict(zip(COLUMNS, (file, entry["label"], entry["score"], *entry["box_xyxy_px"]), strict=True))
 
 
-def _coco_annotations(detections: Detections) -> Iterable[dict[str, Any]]:
-    areas = box_areas(detections.boxes_px)
-    for k in _best_first(detections):
-        x1, y1, x2, y2 = detections.boxes_px[k].astype(np.float64)
-        polygon = None if detections.polygons_px is None else detections.polygons_px[k]
-        drawn = polygon is not None and len(polygon) >= 3
-        yield {
-            "category_id": int(detections.labels[k]),
-            "bbox": _rounded([x1, y1, x2 - x1, y2 - y1]),
-            "area": round(_polygon_area(polygon) if polygon is not None and drawn else float(areas[k]), DECIMALS_PX),
-            "iscrowd": 0,
-            "segmentation": [_rounded(polygon.ravel())] if polygon is not None and drawn else [],
-            "score": round(float(detections.scores[k]), DECIMALS_SCORE),
-        }
+def _coco_annotations(found: Mapping[str, Detections]) -> Iterable[dict[str, Any]]:
+    for number, detections in enumerate(found.values(), start=1):
+        areas = box_areas(detections.boxes_px)
+        for k in _best_first(detections):
+            x1, y1, x2, y2 = detections.boxes_px[k].astype(np.float64)
+            polygon = None if detections.polygons_px is None else detections.polygons_px[k]
+            drawn = polygon is not None and len(polygon) >= 3
+            area = _polygon_area(polygon) if polygon is not None and drawn else float(areas[k])
+            yield {
+                "image_id": number,
+                "category_id": int(detections.labels[k]),
+                "bbox": _rounded([x1, y1, x2 - x1, y2 - y1]),
+                "area": round(area, DECIMALS_PX),
+                "iscrowd": 0,
+                "segmentation": [_rounded(polygon.ravel())] if polygon is not None and drawn else [],
+                "score": round(float(detections.scores[k]), DECIMALS_SCORE),
+            }
 
 
 def _best_first(detections: Detections) -> list[int]:
@@ -113,4 +123,5 @@ def _polygon_area(polygon: Polygon) -> float:
 
 
 def _rounded(values: Any) -> list[float]:
-    return [round(float(value), DECIMALS_PX) for value in values]
+    rounded: list[float] = np.round(np.asarray(values, np.float64), DECIMALS_PX).tolist()
+    return rounded

@@ -7,7 +7,6 @@ between slices comes from their positions; SliceThickness is not the spacing.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from shared.errors import InputError
 from shared.io.archive import Files
 from shared.io.checks import MAX_SHEAR_DEG, Canvas, as_float32, check_grid, format_mm, format_shape, lps_to_ras
 from shared.io.dicom_file import PREAMBLE_BYTES, looks_dicom
+from shared.io.no_warnings import no_warnings
 from shared.types import Affine, Source, Volume
 
 # A slice may lie this far from where an even spacing puts it: positions are often rounded to 0.1 mm.
@@ -106,8 +106,7 @@ def read_headers(source: Source) -> list[pydicom.Dataset]:
 def _reading(path: Path, name: str) -> Iterator[None]:
     """Turn what pydicom and zipfile raise on one slice into a line that names it; their warnings are not for people."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings():
             yield
     except (InputError, OSError, MemoryError):
         raise

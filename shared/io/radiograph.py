@@ -6,7 +6,6 @@ bright), windowed once, the same in training and in prediction. The content says
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import InputError
 from shared.io.dicom_file import PREAMBLE_BYTES, is_dicom, looks_dicom
+from shared.io.no_warnings import no_warnings
 from shared.io.windowing import Grey, spread
 from shared.types import PictureFormat, PictureSource, Radiograph
 
@@ -152,8 +152,7 @@ def _bytes(source: Path | str | bytes | BinaryIO, where: str) -> bytes:
 
 def _read_picture(raw: bytes, where: str, max_pixels: int) -> Radiograph:
     """Read what Pillow reads; its size is known before its pixels are decoded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about sizes and metadata
+    with no_warnings():  # of Pillow's, about sizes and metadata
         try:
             image = Image.open(BytesIO(raw), formats=("PNG", "JPEG", "TIFF", "BMP"))
         except UnidentifiedImageError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,6 +23,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from shared.errors import InputError, SetupError, SkiagramError
+from shared.io.no_warnings import no_warnings
 from shared.io.radiograph import AGAIN, check_size, chroma_of, to_grey
 from shared.io.windowing import Grey, WindowShape, apply_table, apply_window, spread
 from shared.types import PictureSource, Radiograph, SpacingOrigin
@@ -80,8 +80,7 @@ def read_dicom(raw: bytes, where: str, max_pixels: int) -> Radiograph:
 def _damage(where: str, part: str) -> Iterator[None]:
     """Turn what pydicom and its decoders raise into a line without what they quote; their warnings are not shown."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings():
             yield
     except (SkiagramError, MemoryError):
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from shared.io.atomic import whole
 from shared.io.checks import lps_to_ras
 from shared.io.dicom import read_headers
 from shared.io.nifti import nifti_bytes
+from shared.io.no_warnings import no_warnings
 from shared.io.tables import write_csv as write_csv
 from shared.io.tables import write_json as write_json
 from shared.report import product_version
@@ -110,8 +110,7 @@ def write_dicom_seg(
     names = {label: name for label, name in sorted(segmentation.names.items()) if label}
     keywords = {label: (concepts or {}).get(label, CONCEPTS.get(name, "Tissue")) for label, name in names.items()}
     frames = from_ras(segmentation.labels, source.grid).transpose(2, 1, 0)  # slice row column
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about values the scanner wrote
+    with no_warnings():  # of pydicom's, about values the scanner wrote
         slices = _referable(source)
         if not frames.any():
             slices, frames = slices[:1], frames[:1]

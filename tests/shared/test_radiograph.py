@@ -1,5 +1,7 @@
 """Radiographs in: what each format shows, spacing, and where it comes from. Bad ones: test_bad_radiograph.py."""
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -341,3 +343,12 @@ def test_raw_detector_data_is_noted() -> None:
         dataset.PresentationIntentType = "FOR PROCESSING"
 
     assert any("raw data (FOR PROCESSING)" in note for note in read_radiograph(dicom(FILM, edit=edit)).source.notes)
+
+
+def test_threads_that_read_leave_the_processs_warnings_as_they_were(tmp_path):
+    path = tmp_path / "film.png"
+    path.write_bytes(coded(GREY))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_radiograph, [path] * 200))
+    assert list(warnings.filters) == before

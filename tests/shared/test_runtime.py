@@ -57,6 +57,8 @@ def test_threads_whose_number_is_given_are_not_pinned(model):
 def test_fewer_than_no_threads_are_refused(model):
     with pytest.raises(SetupError, match="-1 threads"):
         Session(model, "cpu", threads=-1)
+    with pytest.raises(SetupError, match="0 calls at once"):
+        Session(model, "cpu", at_once=0)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

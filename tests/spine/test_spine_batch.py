@@ -40,7 +40,7 @@ def test_the_json_has_the_agreed_fields(done, predictor):
     content = json.loads((done / "film.json").read_text())
     assert list(content) == [
         "schema_version", "file", "width_px", "height_px", "engine", "model_sha256", "operating_point", "second_look",
-        "vertebrae", "missing", "changed", "findings", "views", "candidates_above", "possible",
+        "second_look_above", "vertebrae", "missing", "changed", "findings", "views", "candidates_above", "possible",
     ]  # fmt: skip
     assert content["file"] == "film.png"
     assert (content["width_px"], content["height_px"]) == (WIDTH_PX, HEIGHT_PX)

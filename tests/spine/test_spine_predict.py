@@ -22,6 +22,7 @@ from spine_factory import (
 from shared.errors import InputError, SetupError
 from shared.export import update_metadata
 from shared.runtime import read_metadata
+from spine.batch import made_with
 from spine.config import LEVELS
 from spine.model_file import OperatingPoint
 from spine.order import Naming
@@ -97,6 +98,13 @@ def test_names_that_are_mostly_not_the_networks_own_are_a_finding():
     assert _doubts(labels, ["L1", "L1", "L2", *own[3:]], sure, centres) == []
     (said,) = _doubts(labels, ["L1", "L1", "L2", "L2", *own[4:]], sure, centres)
     assert said == "the network's own names of 4 of 6 vertebrae fit no order: it may not know such a view"
+
+
+def test_single_names_that_are_unsure_are_a_finding():
+    labels, sure = np.arange(7, 13), np.array([0.46, *[0.9] * 5], np.float32)
+    own, centres = [LEVELS[label] for label in labels], np.array([[0, 50 * k] for k in range(6)], np.float32)
+    assert _doubts(labels, own, sure, centres) == ["names more likely wrong than right: T1 (0.46)"]
+    assert _doubts(labels, own, np.full(6, 0.9, np.float32), centres) == []
 
 
 def test_a_gap_between_neighbours_is_a_finding():
@@ -248,11 +256,11 @@ def test_the_second_look_has_a_confidence_of_its_own_unless_one_is_asked_for(tmp
     predictor = looking_twice(tmp_path, second_look="always")  # default 0.1, second look 0.05
     shown(predictor, faint, faint_mirror)
     assert len(predictor(film)) == 6
-    assert predictor(film).candidates_above == 0.05
+    assert predictor(film).candidates_above == made_with(predictor)["second_look_above"] == 0.05
     for asked in (0.09, 0.1):  # the second is what the default is: asked for all the same
         predictor.operating_point = predictor.file.operating_points["default"].but(confidence=asked)
         assert len(predictor(film)) == 0
-        assert predictor(film).candidates_above == asked
+        assert predictor(film).candidates_above == made_with(predictor)["second_look_above"] == asked
 
 
 @pytest.mark.parametrize(
