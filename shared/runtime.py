@@ -147,16 +147,31 @@ def cuda_is_plausible() -> bool:
     return os.name == "nt" or Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists()
 
 
-@cache
+_loading = threading.Lock()
+
+
 def _openvino_core() -> Any:
     """Return the process's one Core, which is never dropped.
 
     Its CPU plugin gives the thread that loads it a signal stack, and frees that on whichever thread drops the plugin:
     the next signal (Ctrl-C, a data worker's end) then writes to freed memory.
     """
-    import openvino
+    with _loading:
+        return _load_openvino()
 
-    return openvino.Core()
+
+@cache
+def _load_openvino() -> Any:
+    import openvino
+    from openvino import opset13
+
+    core = openvino.Core()
+    # A process's first inference fills tables of types in OpenVINO's binding. Two threads that do so at a time wait for
+    # each other for ever, one with Python's lock, so it is done here by one.
+    image = opset13.parameter([1], np.float32)
+    first = core.compile_model(openvino.Model([opset13.relu(image)], [image]), "CPU").create_infer_request()
+    first.infer([np.zeros(1, np.float32)], share_inputs=True)
+    return core
 
 
 class _OpenVino:

@@ -223,6 +223,33 @@ def test_a_missing_model_is_named(tmp_path):
         Session(tmp_path / "none.onnx")
 
 
+FIRST_CALLS_OF_TWO_THREADS = """
+import builtins, os, sys, threading, time
+from pathlib import Path
+import numpy
+from shared.runtime import Session
+session = Session(Path(sys.argv[1]), "cpu", "openvino", any_size=True, at_once=2)
+load = builtins.__import__
+def slowly(name, *more, **named):  # the binding imports numpy while it fills its tables
+    time.sleep(0.2 * ("numpy" in name))
+    return load(name, *more, **named)
+builtins.__import__ = slowly
+image = numpy.zeros((1, 1, 2, 3, 4), "float32")
+threads = [threading.Thread(target=session, args=(image,)) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("done")
+"""
+
+
+def test_first_calls_of_two_threads_do_not_wait_for_each_other_for_ever(model):
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALLS_OF_TWO_THREADS, str(model)], capture_output=True, text=True, check=False,
+        timeout=60, cwd=CHECKOUT_MODELS.parents[1],
+    )  # fmt: skip
+    assert done.stdout == "done\n", done.stderr
+
+
 ENGINES_AT_HOME = """
 import sys
 from pathlib import Path
