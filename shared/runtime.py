@@ -169,7 +169,8 @@ def _load_openvino() -> Any:
     # A process's first inference fills tables of types in OpenVINO's binding. Two threads that do so at a time wait for
     # each other for ever, one with Python's lock, so it is done here by one.
     image = opset13.parameter([1], np.float32)
-    first = core.compile_model(openvino.Model([opset13.relu(image)], [image]), "CPU").create_infer_request()
+    options = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
+    first = core.compile_model(openvino.Model([opset13.relu(image)], [image]), "CPU", options).create_infer_request()
     first.infer([np.zeros(1, np.float32)], share_inputs=True)
     return core
 
