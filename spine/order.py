@@ -158,7 +158,7 @@ def _unlike(sizes: Float64[np.ndarray, " n"], order: Int64[np.ndarray, " n"]) ->
 
 
 def _medians(rows: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
-    """``np.nanmedian`` of each row, in a tenth of its time."""
+    """``np.nanmedian`` of each row, without its way over masked arrays, which is long for so few."""
     rising, row = np.sort(rows, axis=1), np.arange(len(rows))  # NaN last
     count = np.isfinite(rows).sum(axis=1)
     return np.asarray((rising[row, (count - 1) // 2] + rising[row, count // 2]) / 2)

@@ -109,7 +109,7 @@ def _outlined(film: Image.Image, polygons: Sequence[np.ndarray], colours: Sequen
                 draw.polygon(closed, fill=round(255 * FILL))
             width, ink = round((line + (2 if rim else 0)) * FINER), round(255 * opacity)
             draw.line(closed, fill=ink, width=width)
-            for bend in bends:  # rounded: Pillow's own way of joining lines takes five times as long
+            for bend in bends:  # rounded here: Pillow's joint would draw several pieces at every corner, however slight
                 draw.circle(bend, width / 2, fill=ink)
             cover = cover.resize(tuple(size.tolist()), Image.Resampling.BOX)
             film.paste(Image.new("RGB", cover.size, value), tuple(low.tolist()), cover)
